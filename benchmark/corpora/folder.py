@@ -1,0 +1,193 @@
+"""A corpus of the user's own: a table of files, or folders named after labels."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.corpora import Trial, Utterance
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
+
+TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64"}
+SPLITS = {
+    **dict.fromkeys(["train", "training"], "train"),
+    **dict.fromkeys(["valid", "validation", "val", "dev", "development"], "valid"),
+    **dict.fromkeys(["test", "testing", "eval", "evaluation"], "test"),
+}
+RESERVED = {"id", "file_name", "split", "start", "end"}
+
+
+def folder(root: Path) -> Iterator[Utterance | Trial]:
+    """Any recordings, described by a table or by the names of their folders.
+
+    A table (CSV, JSONL or Parquet: `root` itself, or metadata.csv in it or in its train/, valid/, test/ folders)
+    follows the Hugging Face audiofolder convention: `file_name` relative to the table, one column per label;
+    optional `id`, `split`, `start` and `end` (seconds). Several labels in one cell are joined by "|". An empty cell is
+    no label.
+    Without a table, audio lies in [split/]label/file and its label is called "label".
+    Without splits, 80/10/10 % of the speakers (of the clips, where no `speaker` is given) are drawn by hash.
+    A trial list is trials.csv (enroll, test, target[, split]) or trials.txt ("1 enroll test") beside the table.
+    """
+    if not root.exists():
+        raise UserError(f"no corpus at {root}; give a folder, or a .csv, .jsonl or .parquet file")
+    described = root.is_file() or bool(_tables(root))
+    utterances = list(_with_tables(root) if described else _without_table(root))
+    if not utterances:
+        raise UserError(f"no recordings in {root}; give a table with a column 'file_name', or folders of audio")
+    yield from _with_splits(utterances)
+    yield from _trials(root if root.is_dir() else root.parent, {item.id for item in utterances})
+
+
+def _tables(root: Path) -> list[tuple[Path, str | None]]:
+    if root.is_file():
+        return [(root, None)]
+    tables: list[tuple[Path, str | None]] = [(root / name, None) for name in TABLES if (root / name).exists()]
+    for sub in sorted(path for path in root.iterdir() if path.is_dir() and path.name in SPLITS):
+        tables += [(sub / name, SPLITS[sub.name]) for name in TABLES if (sub / name).exists()]
+    return tables
+
+
+def _with_tables(root: Path) -> Iterator[Utterance]:
+    for path, split in _tables(root):
+        table = _read(path)
+        if "file_name" not in table.columns:
+            columns = ", ".join(map(str, table.columns)) or "none"
+            raise UserError(f"{path} has no column 'file_name' (it has: {columns}); name the audio column so")
+        for number, row in enumerate(table.to_dict("records")):
+            yield _utterance(path, number, {str(key): value for key, value in row.items()}, split)
+
+
+def _read(path: Path) -> pandas.DataFrame:
+    import pandas
+
+    readers: dict[str, Any] = {
+        ".csv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False),
+        ".tsv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False, sep="\t"),
+        ".jsonl": lambda: pandas.read_json(path, lines=True, dtype=False, convert_dates=False),
+        ".parquet": lambda: pandas.read_parquet(path),
+    }
+    if path.suffix not in readers:
+        raise UserError(f"{path.name} is not a table of recordings; give a folder, or a .csv, .jsonl or .parquet file")
+    try:
+        return readers[path.suffix]()
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"cannot read {path}: {reason}; check that it is a valid {path.suffix[1:]} table") from error
+
+
+def _text(value: Any) -> str:
+    """A cell as a label: lists joined, whole numbers without a point, missing values empty."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, Sequence) or (hasattr(value, "tolist") and getattr(value, "ndim", None)):
+        return "|".join(_text(item) for item in value)
+    if value is None or (isinstance(value, float) and math.isnan(value)) or str(value) in ("<NA>", "NaT", "nan"):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _utterance(path: Path, number: int, row: dict[str, Any], split: str | None) -> Utterance:
+    cells = {key: _text(value) for key, value in row.items()}
+    name = cells["file_name"]
+    if not name:
+        raise UserError(f"{path}: row {number + 1} has an empty 'file_name'; fill it in or delete the row")
+    start, end = _seconds(path, number, cells, "start"), _seconds(path, number, cells, "end")
+    if end is not None and end <= (start or 0.0):
+        raise UserError(
+            f"{path}: row {number + 1} ends at {end} s, not after its start at {start or 0.0} s; correct it"
+        )
+    piece = "" if start is None and end is None else f"#{cells.get('start', '')}-{cells.get('end', '')}"
+    named = cells.get("split", "")
+    labels = {key: value for key, value in cells.items() if key not in RESERVED and value}
+    return Utterance(
+        id=cells.get("id") or name + piece,
+        audio=path.parent / name,
+        split=SPLITS.get(named.lower(), named) or split or "",
+        labels=labels,
+        start=start or 0.0,
+        duration=None if end is None else end - (start or 0.0),
+    )
+
+
+def _seconds(path: Path, number: int, cells: dict[str, str], column: str) -> float | None:
+    text = cells.get(column, "")
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise UserError(f"{path}: row {number + 1} has {column!r} {text!r}; give seconds from the start of the file")
+    return value
+
+
+def _without_table(root: Path) -> Iterator[Utterance]:
+    for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO):
+        folders = path.relative_to(root).parts[:-1]
+        split = SPLITS.get(folders[0].lower(), "") if folders else ""
+        labels = folders[1:] if split else folders
+        name = path.relative_to(root).as_posix()
+        yield Utterance(name, path, split, {"label": labels[-1]} if labels else {})
+
+
+def _with_splits(utterances: list[Utterance]) -> Iterator[Utterance]:
+    missing = sum(not item.split for item in utterances)
+    if missing and missing < len(utterances):
+        first = next(item for item in utterances if not item.split)
+        raise UserError(
+            f"{missing} of {len(utterances)} rows have no split, {first.id!r} first; give all a split or none"
+        )
+    if not missing:
+        yield from utterances
+        return
+    speakers = all("speaker" in item.labels for item in utterances)
+    units = [item.labels["speaker"] if speakers else item.id for item in utterances]
+    drawn = draw_splits(set(units))
+    for item, unit in zip(utterances, units, strict=True):
+        yield Utterance(item.id, item.audio, drawn[unit], item.labels, item.start, item.duration)
+
+
+def draw_splits(units: set[str]) -> dict[str, str]:
+    """80 % train, 10 % valid, 10 % test by hash of the name: at least one each, whatever the order they come in."""
+    order = sorted(units, key=lambda unit: hashlib.sha256(unit.encode()).digest())
+    tenth = max(1, round(len(order) / 10))
+    return {
+        unit: "test" if place < tenth else "valid" if place < 2 * tenth else "train" for place, unit in enumerate(order)
+    }
+
+
+def _trials(root: Path, ids: set[str]) -> Iterator[Trial]:
+    table, plain = root / "trials.csv", root / "trials.txt"
+    if table.exists():
+        rows = _read(table)
+        for column in ("enroll", "test", "target"):
+            if column not in rows.columns:
+                raise UserError(
+                    f"{table} has no column {column!r}; its columns are enroll, test, target and, if wanted, split"
+                )
+        cells = [
+            (row.get("split") or "test", row["enroll"], row["test"], row["target"]) for row in rows.to_dict("records")
+        ]
+    elif plain.exists():
+        lines = [line.split() for line in plain.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if any(len(line) != 3 for line in lines):
+            raise UserError(f"{plain} must hold three words a line, '1 enroll test'; correct it or use trials.csv")
+        cells = [("test", enroll, test, target) for target, enroll, test in lines]
+    else:
+        return
+    truth = {"1": True, "true": True, "target": True, "0": False, "false": False, "nontarget": False}
+    for split, enroll, test, target in cells:
+        if str(target).lower() not in truth:
+            raise UserError(f"trial {enroll!r} {test!r} has target {target!r}; write 1 or 0")
+        for name in (enroll, test):
+            if name not in ids:
+                raise UserError(f"a trial names utterance {name!r}, which is not in {root}; correct the trial list")
+        yield Trial(SPLITS.get(split.lower(), split), enroll, test, truth[str(target).lower()])
