@@ -1,0 +1,286 @@
+"""Which clips a task trains, validates and tests on, and whether they may be used so."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from benchmark.corpora import Trial
+from benchmark.errors import UserError
+from benchmark.files import digest
+from benchmark.manifest import Clip, Manifest
+from benchmark.tasks import Task
+
+SPLITS = ("train", "valid", "test")
+DRAWN_TRIALS = 2000  # of each kind, where a corpus has speakers but no trial list
+
+
+class Selection(NamedTuple):
+    """Clips by split in a fixed order, the trials of each split, and what was left out, by reason."""
+
+    clips: dict[str, list[Clip]]
+    trials: dict[str, list[Trial]]
+    skipped: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """Of ids, labels, audio and trials: of everything that can change a score."""
+        clips = {split: [[clip.id, clip.labels, clip.digest] for clip in clips] for split, clips in self.clips.items()}
+        return digest([clips, self.trials])
+
+    def targets(self, split: str, target: str) -> dict[str, str]:
+        """Label by id."""
+        return {clip.id: clip.labels[target] for clip in self.clips[split]}
+
+
+def select(
+    manifest: Manifest,
+    task: Task,
+    judged_on: str,
+    closed: bool = True,
+    fold: str | None = None,
+    limit: int | None = None,
+    skip_bad: bool = False,
+) -> Selection:
+    """The clips that carry the task's label, by split, checked.
+
+    judged_on: "labels" or "trials". closed: whether every label must occur in training. fold: the value of
+    `task.folds` that is held out for test. limit: clips per split.
+    Raises UserError for bad audio (unless `skip_bad`), empty splits, leaks, and labels of test never seen in training.
+    """
+    of_task = [clip for clip in manifest.clips if task.target in clip.labels]
+    if not of_task:
+        known = sorted({label for clip in manifest.clips for label in clip.labels})
+        raise UserError(
+            f"task {task.name!r}: no clip of corpus {task.corpus!r} has a label {task.target!r}; it has:"
+            f" {', '.join(known) or 'none'}"
+        )
+    good, skipped = _good(task, of_task, skip_bad)
+    clips = _by_split(task, good) if fold is None else _by_fold(task, good, fold)
+    _present(task, clips, judged_on)
+    _disjoint(task, clips)
+    if judged_on == "trials":
+        clips, trials = _with_trials(task, manifest, clips, skipped, limit, skip_bad)
+        return Selection(clips, trials, skipped)
+    if closed:
+        clips = _seen(task, clips, skipped, skip_bad)
+    return Selection({split: _first(part, task.target, limit) for split, part in clips.items()}, {}, skipped)
+
+
+def folds(manifest: Manifest, task: Task) -> list[str | None]:
+    """Values that take turns as the test split, or [None] for a corpus with splits of its own."""
+    if task.folds is None:
+        return [None]
+    values = sorted(
+        {clip.labels[task.folds] for clip in manifest.clips if task.folds in clip.labels and task.target in clip.labels}
+    )
+    if len(values) < 3:
+        raise UserError(
+            f"task {task.name!r}: folds by {task.folds!r} need at least 3 values, the corpus has {len(values)}; use"
+            " splits"
+        )
+    return list(values)
+
+
+def _good(task: Task, clips: list[Clip], skip_bad: bool) -> tuple[list[Clip], dict[str, int]]:
+    bad = [clip for clip in clips if clip.problem]
+    if bad and not skip_bad:
+        first = bad[0]
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise UserError(
+            f"corpus {task.corpus!r}: {first.stretch.audio} {first.problem}{more}; repair or remove, or leave out and"
+            " count with --skip-bad"
+        )
+    return [clip for clip in clips if not clip.problem], {"bad audio": len(bad)} if bad else {}
+
+
+def _by_split(task: Task, clips: list[Clip]) -> dict[str, list[Clip]]:
+    parts: dict[str, list[Clip]] = {split: [] for split in SPLITS}
+    for clip in clips:
+        if clip.split in parts:
+            parts[clip.split].append(clip)
+    return parts
+
+
+def _by_fold(task: Task, clips: list[Clip], fold: str) -> dict[str, list[Clip]]:
+    name = task.folds or ""
+    values = sorted({clip.labels[name] for clip in clips if name in clip.labels})
+    if fold not in values:
+        raise UserError(f"task {task.name!r}: every clip of fold {fold!r} was left out; repair its audio")
+    valid = values[(values.index(fold) + 1) % len(values)]
+    role = {fold: "test", valid: "valid"}
+    parts: dict[str, list[Clip]] = {split: [] for split in SPLITS}
+    for clip in clips:
+        if name in clip.labels:
+            parts[role.get(clip.labels[name], "train")].append(clip)
+    return parts
+
+
+def _present(task: Task, clips: dict[str, list[Clip]], judged_on: str) -> None:
+    for split in SPLITS:
+        if not clips[split]:
+            has = ", ".join(sorted(part for part in clips if clips[part])) or "none"
+            raise UserError(
+                f"task {task.name!r}: corpus {task.corpus!r} has no {split} clips with a label {task.target!r} (splits"
+                f" with some: {has}); add a column 'split' with train, valid and test"
+            )
+
+
+def _disjoint(task: Task, clips: dict[str, list[Clip]]) -> None:
+    """No audio in two splits; no value of the `disjoint` label in two splits."""
+    for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        same = {clip.digest: clip for clip in clips[first]}
+        twins = [(same[clip.digest].id, clip.id) for clip in clips[second] if clip.digest in same]
+        if twins:
+            raise UserError(
+                f"task {task.name!r}: {len(twins)} clips of {second} have the same audio as clips of {first},"
+                f" {twins[0][1]!r} as {twins[0][0]!r} first; keep each in one split"
+            )
+        if task.disjoint and task.disjoint != task.target:
+            ours = {clip.labels[task.disjoint] for clip in clips[first] if task.disjoint in clip.labels}
+            shared = sorted(ours & {clip.labels.get(task.disjoint, "") for clip in clips[second]} - {""})
+            if shared:
+                raise UserError(
+                    f"task {task.name!r}: {len(shared)} values of {task.disjoint!r} are in both {first} and {second},"
+                    f" {shared[0]!r} first; split by {task.disjoint}, or write 'disjoint: null' in the task if that is"
+                    " the corpus's protocol"
+                )
+
+
+def _seen(task: Task, clips: dict[str, list[Clip]], skipped: dict[str, int], skip_bad: bool) -> dict[str, list[Clip]]:
+    """Clips whose labels all occur in training."""
+    known = {label for clip in clips["train"] for label in _labels(clip, task.target)}
+    kept = {"train": clips["train"]}
+    for split in ("valid", "test"):
+        strange = [clip for clip in clips[split] if not _labels(clip, task.target) <= known]
+        if strange and not skip_bad:
+            label = sorted(_labels(strange[0], task.target) - known)[0]
+            raise UserError(
+                f"task {task.name!r}: {len(strange)} {split} clips have labels never seen in training,"
+                f" {strange[0].id!r} with {label!r} first; correct them, or leave out and count with --skip-bad"
+            )
+        if strange:
+            skipped[f"{split} label unseen in training"] = len(strange)
+        left_out = {clip.id for clip in strange}
+        kept[split] = [clip for clip in clips[split] if clip.id not in left_out]
+        if not kept[split]:
+            raise UserError(
+                f"task {task.name!r}: no {split} clip has a label seen in training; check the column {task.target!r}"
+            )
+    return kept
+
+
+def _labels(clip: Clip, target: str) -> set[str]:
+    return {label for label in clip.labels[target].split("|") if label}
+
+
+def _first(clips: list[Clip], target: str, limit: int | None) -> list[Clip]:
+    """At most `limit` clips, taking labels in turn so that small numbers still hold all of them."""
+    if limit is None or len(clips) <= limit:
+        return clips
+    groups: dict[str, list[Clip]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: digest(clip.id)):
+        groups[clip.labels[target]].append(clip)
+    turns = sorted((place, label, clip.id) for label, group in groups.items() for place, clip in enumerate(group))
+    chosen = {id for _, _, id in turns[:limit]}
+    return [clip for clip in clips if clip.id in chosen]
+
+
+def _with_trials(
+    task: Task,
+    manifest: Manifest,
+    clips: dict[str, list[Clip]],
+    skipped: dict[str, int],
+    limit: int | None,
+    skip_bad: bool,
+) -> tuple[dict[str, list[Clip]], dict[str, list[Trial]]]:
+    """Speakers disjoint, trials within their split, and of valid and test only the clips that trials name."""
+    for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        shared = {clip.labels[task.target] for clip in clips[first]} & {
+            clip.labels[task.target] for clip in clips[second]
+        }
+        if shared:
+            raise UserError(
+                f"task {task.name!r}: {len(shared)} speakers are in both {first} and {second}, {min(shared)!r} first;"
+                " verification needs unseen speakers in each"
+            )
+    trials = {}
+    for split in ("valid", "test"):
+        listed = [trial for trial in manifest.trials if trial.split == split]
+        trials[split] = _trials(task, split, clips[split], listed, skipped, limit, skip_bad)
+        named = {id for trial in trials[split] for id in (trial.enroll, trial.test)}
+        clips = {**clips, split: [clip for clip in clips[split] if clip.id in named]}
+    return {**clips, "train": _first(clips["train"], task.target, limit)}, trials
+
+
+def _trials(
+    task: Task,
+    split: str,
+    clips: list[Clip],
+    listed: list[Trial],
+    skipped: dict[str, int],
+    limit: int | None,
+    skip_bad: bool,
+) -> list[Trial]:
+    ids = {clip.id for clip in clips}
+    whole = [trial for trial in listed if trial.enroll in ids and trial.test in ids]
+    if len(whole) < len(listed):
+        lost = next(trial for trial in listed if not (trial.enroll in ids and trial.test in ids))
+        absent = lost.enroll if lost.enroll not in ids else lost.test
+        if not skip_bad:
+            raise UserError(
+                f"task {task.name!r}: {len(listed) - len(whole)} {split} trials name clips that are not in that split,"
+                f" {absent!r} first; correct the list or the split"
+            )
+        skipped[f"{split} trials without their clips"] = len(listed) - len(whole)
+    chosen = whole if listed else draw_trials(clips, task.target)
+    chosen = chosen if limit is None else _of_each(chosen, limit)
+    if {trial.target for trial in chosen} != {True, False}:
+        raise UserError(
+            f"task {task.name!r}: {split} needs trials of both kinds; give at least two clips of each of two speakers,"
+            " or a trial list"
+        )
+    return chosen
+
+
+def _of_each(trials: Iterable[Trial], limit: int) -> list[Trial]:
+    taken: Counter[bool] = Counter()
+    kept = []
+    for trial in trials:
+        if taken[trial.target] < limit // 2 or taken[trial.target] == 0:
+            taken[trial.target] += 1
+            kept.append(trial)
+    return kept
+
+
+def draw_trials(clips: list[Clip], target: str) -> list[Trial]:
+    """Trials for a corpus without a list: up to DRAWN_TRIALS of each kind, the same ones every time."""
+    order = sorted(clips, key=lambda clip: clip.id)
+    pairs = len(order) * (len(order) - 1) // 2
+    dice = random.Random(0)
+    if pairs <= 500_000:
+        every = [(a, b) for place, a in enumerate(order) for b in order[place + 1 :]]
+    else:
+        every = _drawn_pairs(order, target, dice)
+    kinds: dict[bool, list[Trial]] = {True: [], False: []}
+    for a, b in every:
+        same = a.labels[target] == b.labels[target]
+        kinds[same].append(Trial(a.split, a.id, b.id, same))
+    return [trial for kind in (True, False) for trial in _sample(kinds[kind], dice)]
+
+
+def _drawn_pairs(order: list[Clip], target: str, dice: random.Random) -> list[tuple[Clip, Clip]]:
+    groups: dict[str, list[Clip]] = defaultdict(list)
+    for clip in order:
+        groups[clip.labels[target]].append(clip)
+    several = [group for _, group in sorted(groups.items()) if len(group) > 1]
+    across = [dice.sample(order, 2) for _ in range(2 * DRAWN_TRIALS)]
+    within = [dice.sample(dice.choice(several), 2) for _ in range(2 * DRAWN_TRIALS) if several]
+    pairs = {(min(a.id, b.id), max(a.id, b.id)): (a, b) for a, b in across + within}
+    return [pair for _, pair in sorted(pairs.items(), key=lambda item: item[0])]
+
+
+def _sample(trials: list[Trial], dice: random.Random) -> list[Trial]:
+    return trials if len(trials) <= DRAWN_TRIALS else dice.sample(trials, DRAWN_TRIALS)
