@@ -1,0 +1,258 @@
+"""What there is to do: cards, extractions, jobs and sweeps, before any audio is touched."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.engine import Engine, in_process
+from benchmark.errors import UserError, unknown
+from benchmark.files import digest, remembered, stamp
+from benchmark.manifest import Clip, Manifest, prepare
+from benchmark.selection import SPLITS, Selection, folds, select
+from benchmark.tasks import Task
+
+PROTOCOL = 1  # raised in the commit that changes numbers: older records then no longer count
+PACKAGES = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where a run reads and writes, and how it computes.
+
+    home: disposable files. results: precious ones. data: corpus -> folder. budget: GB for one store of frames.
+    """
+
+    home: Path
+    results: Path
+    data: tuple[tuple[str, str], ...] = ()
+    device: str = "cpu"
+    precision: str = "fp32"
+    budget: float = 20.0
+    limit: int | None = None
+    skip_bad: bool = False
+
+
+class Card(NamedTuple):
+    """An upstream in plain values: enough to plan with, and to tell whether features on disk are its own.
+
+    name: the reference it was asked for by. hop, window: samples. parameters: number of weights.
+    """
+
+    name: str
+    fingerprint: str
+    precision: str
+    sample_rate: int
+    hop: int
+    window: int
+    layers: int
+    dim: int
+    summary_layers: int
+    summary_dim: int
+    parameters: int
+
+    def frames(self, samples: int) -> int:
+        """Frames of a clip of so many samples."""
+        return max(0, samples - self.window) // self.hop + 1
+
+
+class HeadCard(NamedTuple):
+    """What planning needs to know of a head."""
+
+    view: str
+    judged_on: str
+    metrics: dict[str, bool]
+    trained: bool
+    closed: bool
+
+
+class Extraction(NamedTuple):
+    """Features of some clips of a corpus by one upstream, shared by all jobs that can use them. key: cache address."""
+
+    card: Card
+    view: str
+    clips: tuple[Clip, ...]
+    key: str
+
+
+def extraction(card: Card, view: str, clips: Iterable[Clip]) -> Extraction:
+    """The extraction of these clips, whatever the upstream and the corpus are called and wherever they lie."""
+    wanted = tuple(clips)
+    content = [card._replace(name=""), view, [[clip.id, clip.digest] for clip in wanted]]
+    return Extraction(card, view, wanted, digest(content)[:32])
+
+
+class Job(NamedTuple):
+    """One head trained once. id: hash of everything that can change its result."""
+
+    id: str
+    lr: float | None
+    seed: int
+
+
+class Sweep(NamedTuple):
+    """The jobs that share task, upstream and fold, and so train side by side."""
+
+    task: Task
+    card: Card
+    head: HeadCard
+    fold: str | None
+    features: str
+    group: str
+    jobs: tuple[Job, ...]
+    selection: Selection
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """Every clip of every split once, in order of id."""
+        return tuple(sorted({clip.id: clip for split in SPLITS for clip in self.selection.clips[split]}.values()))
+
+
+def describe(name: str, setup: Setup) -> Card:
+    """Load an upstream, see that it runs, and keep its card for as long as the files behind it stay the same."""
+    kept = setup.home / "cards" / f"{digest([name, setup.precision])[:16]}.json"
+    folder = Path(name.removeprefix("hf:").removesuffix("@random"))
+    files = sorted(folder.rglob("*")) if name.startswith("hf:") and folder.is_dir() else []
+    sources = [stamp(path) for path in files if path.is_file()]
+    key = digest([name, setup.precision, _package_stamps("upstreams"), sources, installed()])
+    lasting = bool(files) or (name.endswith("@random") and ".py:" not in name)
+    value = remembered(
+        kept, key, lambda: list(_describe(name, setup.precision)), lambda card: lasting or _weightless(card)
+    )
+    return Card(*value)
+
+
+def _weightless(card: list[Any]) -> bool:
+    """Nothing but this package's code makes its features, unless a user's file does."""
+    return Card(*card).parameters == 0 and ".py:" not in Card(*card).name
+
+
+def _package_stamps(package: str) -> list[Any]:
+    return [stamp(path) for path in sorted((PACKAGES / package).glob("*.py"))]
+
+
+def installed() -> dict[str, str]:
+    """Versions of what the numbers rest on."""
+    found = {"python": platform.python_version()}
+    for package in (
+        "ssl-bench",
+        "torch",
+        "transformers",
+        "s3prl",
+        "speechbrain",
+        "scikit-learn",
+        "jiwer",
+        "numpy",
+        "soxr",
+    ):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _describe(name: str, precision: str) -> Card:
+    from benchmark.features import summary_shape, upstream_of
+    from upstreams.base import fingerprint
+
+    upstream = upstream_of(name, "cpu", "fp32")
+    summary_layers, summary_dim = summary_shape(upstream)
+    return Card(
+        name, fingerprint(upstream), precision, upstream.sample_rate, upstream.hop, upstream.window, upstream.layers,
+        upstream.dim, summary_layers, summary_dim, sum(weight.numel() for weight in upstream.parameters()),
+    )  # fmt: skip
+
+
+def head_card(name: str, setup: Setup) -> HeadCard:
+    """What planning needs to know of a head, without importing torch every time."""
+    key = digest(_package_stamps("downstreams"))
+    table = remembered(setup.home / "cards" / "heads.json", key, _head_cards)
+    if name not in table:
+        raise unknown("head", name, table)
+    return HeadCard(*table[name])
+
+
+def _head_cards() -> dict[str, list[Any]]:
+    from downstreams import HEADS
+
+    return {
+        name: [head.view, head.judged_on, dict(head.metrics), head.trained, head.closed] for name, head in HEADS.items()
+    }
+
+
+def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Manifest], setup: Setup) -> list[Sweep]:
+    """Task × upstream × fold, each with its grid of jobs."""
+    sweeps = []
+    upstreams = list(cards)
+    for task in tasks:
+        head = head_card(task.head, setup)
+        metric = task.metric or next(iter(head.metrics))
+        if metric not in head.metrics:
+            raise UserError(
+                f"task {task.name!r}: {unknown('metric', metric, head.metrics)} ({task.head} reports:"
+                f" {', '.join(head.metrics)})"
+            )
+        task = task.model_copy(update={"metric": metric})
+        manifest = manifests[task.corpus]
+        for fold in folds(manifest, task):
+            selection = select(manifest, task, head.judged_on, head.closed, fold, setup.limit, setup.skip_bad)
+            sweeps += [_sweep(task, card, head, fold, selection, setup) for card in upstreams]
+    return sweeps
+
+
+def _sweep(task: Task, card: Card, head: HeadCard, fold: str | None, selection: Selection, setup: Setup) -> Sweep:
+    empty = Sweep(task, card, head, fold, "", "", (), selection)
+    features = _features(empty, setup)
+    group = digest([PROTOCOL, fixed(task), card, features, selection.digest, fold])
+    grid = [(lr, seed) for lr in task.lr for seed in task.seeds] if head.trained else [(None, 0)]
+    jobs = tuple(Job(digest([group, lr, seed])[:16], lr, seed) for lr, seed in grid)
+    return empty._replace(features=features, group=group[:16], jobs=jobs)
+
+
+def fixed(task: Task) -> dict[str, Any]:
+    """A task without its grid: what all its jobs share."""
+    return {key: value for key, value in task.model_dump(mode="json").items() if key not in ("lr", "seeds", "features")}
+
+
+def _features(sweep: Sweep, setup: Setup) -> str:
+    """How the head is fed: "auto" settled."""
+    asked = sweep.task.features
+    if asked == "summary" and sweep.head.view != "summary":
+        raise UserError(
+            f"task {sweep.task.name!r}: head {sweep.task.head!r} needs frames, not 'features: summary'; use frames,"
+            " live or auto"
+        )
+    if asked == "finetune" and (not sweep.card.parameters or not sweep.head.trained):
+        why = "has no weights" if not sweep.card.parameters else f"cannot be trained through {sweep.task.head!r}"
+        raise UserError(
+            f"task {sweep.task.name!r}: upstream {sweep.card.name!r} {why}, so 'features: finetune' does not apply;"
+            " leave it out"
+        )
+    if asked != "auto":
+        return asked
+    if sweep.head.view == "summary":
+        return "summary"
+    from benchmark.features import size
+
+    return "frames" if size(extraction(sweep.card, "frames", sweep.clips)) <= setup.budget * 1e9 else "live"
+
+
+def extraction_of(sweep: Sweep) -> Extraction | None:
+    """The features a sweep reads from disk, if any."""
+    return extraction(sweep.card, sweep.features, sweep.clips) if sweep.features in ("summary", "frames") else None
+
+
+def extractions(sweeps: Iterable[Sweep]) -> list[Extraction]:
+    """Those that the sweeps share, each once."""
+    every = (extraction_of(sweep) for sweep in sweeps)
+    return list({each.key: each for each in every if each}.values())
+
+
+def prepare_all(tasks: Iterable[Task], setup: Setup, engine: Engine = in_process) -> dict[str, Manifest]:
+    """The manifest of every corpus the tasks need."""
+    names = dict.fromkeys(task.corpus for task in tasks)
+    return {name: prepare(name, setup.home, dict(setup.data), engine) for name in names}
