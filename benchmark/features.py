@@ -1,0 +1,383 @@
+"""Features: an upstream runs once over each clip, heads read the result many times."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmark.audio import read, samples_at
+from benchmark.engine import Engine, in_process, progress
+from benchmark.errors import UserError
+from benchmark.files import aside, write_text
+from benchmark.manifest import Clip
+from benchmark.plan import Extraction, Setup
+
+HEADER = 128  # bytes before the numbers of an .npy file
+SHARD_SECONDS = 120.0  # of audio; what an interruption can lose
+IN_MEMORY = 2e9  # bytes of summaries that are read into memory whole
+DTYPES: dict[str, np.dtype[Any]] = {"summary": np.dtype("float32"), "frames": np.dtype("float16")}
+
+
+class Shard(NamedTuple):
+    """A file of features. batches: clips that are encoded together."""
+
+    number: int
+    batches: tuple[tuple[Clip, ...], ...]
+
+    @property
+    def clips(self) -> list[Clip]:
+        """In the order in which they are stored."""
+        return [clip for batch in self.batches for clip in batch]
+
+    @property
+    def seconds(self) -> float:
+        """Of audio."""
+        return sum(clip.seconds for clip in self.clips)
+
+
+class Work(NamedTuple):
+    """One shard to write."""
+
+    extraction: Extraction
+    shard: Shard
+    setup: Setup
+
+
+def layout(extraction: Extraction) -> list[Shard]:
+    """Clips sorted by length, cut into batches of like lengths and those into shards: the same for the same clips."""
+    rate = extraction.card.sample_rate
+    clips = sorted(extraction.clips, key=lambda clip: (samples_at(clip.stretch, rate), clip.id))
+    longest = max(SHARD_SECONDS, sum(clip.seconds for clip in clips) / 1000)
+    shards: list[Shard] = []
+    held: list[tuple[Clip, ...]] = []
+    seconds = 0.0
+    for batch in batches(clips, batch_seconds(extraction.card.parameters)):
+        size = sum(clip.seconds for clip in batch)
+        if held and seconds + size > longest:
+            shards.append(Shard(len(shards), tuple(held)))
+            held, seconds = [], 0.0
+        held.append(batch)
+        seconds += size
+    return [*shards, Shard(len(shards), tuple(held))]
+
+
+def batch_seconds(parameters: int) -> float:
+    """Padded audio in one batch: enough to keep arithmetic busy, little enough for caches and memory."""
+    return 60.0 if parameters < 1_000_000 else 20.0
+
+
+def batches(clips: Sequence[Clip], seconds: float) -> Iterator[tuple[Clip, ...]]:
+    """Neighbours in order of length, as many as fit into `seconds` of padded audio."""
+    held: list[Clip] = []
+    for clip in clips:
+        if held and clip.seconds * (len(held) + 1) > seconds:
+            yield tuple(held)
+            held = []
+        held.append(clip)
+    if held:
+        yield tuple(held)
+
+
+def rows(extraction: Extraction, clips: Sequence[Clip]) -> list[int]:
+    """Rows that each clip takes in a shard: one summary, or its frames."""
+    card = extraction.card
+    if extraction.view == "summary":
+        return [1] * len(clips)
+    return [card.frames(samples_at(clip.stretch, card.sample_rate)) for clip in clips]
+
+
+def row_shape(extraction: Extraction) -> tuple[int, int]:
+    """(L, D) of one row."""
+    card = extraction.card
+    return (card.summary_layers, card.summary_dim) if extraction.view == "summary" else (card.layers, card.dim)
+
+
+def size(extraction: Extraction) -> int:
+    """Bytes that the shards take on disk, to the byte."""
+    layers, dim = row_shape(extraction)
+    numbers = sum(rows(extraction, extraction.clips)) * layers * dim
+    return numbers * DTYPES[extraction.view].itemsize + HEADER * len(layout(extraction))
+
+
+def folder_of(extraction: Extraction, home: Path) -> Path:
+    """Where its shards lie."""
+    return home / "features" / extraction.key
+
+
+def path_of(extraction: Extraction, shard: Shard, home: Path) -> Path:
+    """The file of a shard."""
+    return folder_of(extraction, home) / f"{shard.number:05d}.npy"
+
+
+def missing(extraction: Extraction, home: Path) -> list[Shard]:
+    """Shards that are not on disk yet."""
+    folder = folder_of(extraction, home)
+    present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+    return [shard for shard in layout(extraction) if path_of(extraction, shard, home).name not in present]
+
+
+def bytes_missing(extraction: Extraction, home: Path) -> int:
+    """Bytes that `extract` would write now."""
+    layers, dim = row_shape(extraction)
+    shards = missing(extraction, home)
+    numbers = sum(sum(rows(extraction, shard.clips)) for shard in shards) * layers * dim
+    return numbers * DTYPES[extraction.view].itemsize + HEADER * len(shards)
+
+
+def hours_missing(extraction: Extraction, home: Path) -> float:
+    """Hours of audio that `extract` would encode now."""
+    return sum(shard.seconds for shard in missing(extraction, home)) / 3600
+
+
+def extract(extraction: Extraction, setup: Setup, engine: Engine = in_process) -> None:
+    """Write the shards that are missing; interrupted at any moment, the next call goes on where it stopped."""
+    needed = bytes_missing(extraction, setup.home)
+    if not needed:
+        return
+    folder = folder_of(extraction, setup.home)
+    folder.mkdir(parents=True, exist_ok=True)
+    _room(needed, folder)
+    about = {"upstream": extraction.card._asdict(), "view": extraction.view, "clips": len(extraction.clips)}
+    write_text(folder / "about.json", json.dumps(about, indent=1))
+    work = [Work(extraction, shard, setup) for shard in missing(extraction, setup.home)]
+    engine(write_shard, work, f"extract {extraction.card.name}", lambda item: item.shard.seconds)
+
+
+def _room(needed: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{needed / 1e9:.2f} GB of features do not fit into the {free / 1e9:.2f} GB free at {folder}; free some, or"
+            " give another --home"
+        )
+
+
+def write_shard(work: Work) -> None:
+    """Encode the clips of a shard and write it whole."""
+    extraction, shard, setup = work
+    rate = extraction.card.sample_rate
+    upstream = upstream_of(extraction.card.name, setup.device, setup.precision)
+    values = np.empty((sum(rows(extraction, shard.clips)), *row_shape(extraction)), DTYPES[extraction.view])
+    at = 0
+    for batch, waveforms in prefetched(shard.batches, rate):
+        for clip, part in zip(batch, encode(upstream, waveforms, extraction.view, setup), strict=True):
+            _sound(extraction, clip, part)
+            values[at : at + len(part)] = part
+            at += len(part)
+        progress(at, len(values))
+    if at != len(values):
+        raise UserError(
+            f"upstream {extraction.card.name!r} gave {at} frames where its hop and window say {len(values)}; see: bench"
+            f" check {extraction.card.name}"
+        )
+    with aside(path_of(extraction, shard, setup.home)) as partial, open(partial, "wb") as file:
+        np.save(file, values)
+
+
+def _sound(extraction: Extraction, clip: Clip, part: np.ndarray) -> None:
+    if not np.isfinite(part).all():
+        kind = "half precision cannot hold" if extraction.view == "frames" else "are not finite numbers"
+        hint = "; 'features: live' in the task avoids storing them" if extraction.view == "frames" else ""
+        raise UserError(
+            f"upstream {extraction.card.name!r} gives features of clip {clip.id!r} that {kind}{hint}; see: bench check"
+            f" {extraction.card.name}"
+        )
+
+
+def prefetched(every: Sequence[tuple[Clip, ...]], rate: int) -> Iterator[tuple[tuple[Clip, ...], list[np.ndarray]]]:
+    """Batches with their waveforms, the next two being read while one is at work."""
+    with ThreadPoolExecutor(1) as reader:
+        load = lambda batch: [read(clip.stretch, rate) for clip in batch]  # noqa: E731
+        ahead = [reader.submit(load, batch) for batch in every[:2]]
+        for place, batch in enumerate(every):
+            if place + 2 < len(every):
+                ahead.append(reader.submit(load, every[place + 2]))
+            yield batch, ahead.pop(0).result()
+
+
+def padded(waveforms: Sequence[np.ndarray]) -> tuple[Any, Any]:
+    """Waveforms of (S,) each as one zero-padded tensor (B, S) and lengths (B,)."""
+    import torch
+
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    batch = torch.zeros(len(waveforms), int(lengths.max()))
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: len(waveform)] = torch.from_numpy(waveform)
+    return batch, lengths
+
+
+def encode(upstream: Any, waveforms: Sequence[np.ndarray], view: str, setup: Setup) -> list[np.ndarray]:
+    """Rows (1 or T, L, D) of each clip; a batch too large for the accelerator's memory is halved until it fits."""
+    import torch
+
+    batch, lengths = padded(waveforms)
+    try:
+        with torch.inference_mode():
+            values = _rows(upstream, batch.to(setup.device), lengths.to(setup.device), view)
+    except torch.cuda.OutOfMemoryError:
+        if len(waveforms) == 1:
+            raise
+        torch.cuda.empty_cache()
+        middle = len(waveforms) // 2
+        parts = (waveforms[:middle], waveforms[middle:])
+        return [row for part in parts for row in encode(upstream, part, view, setup)]
+    return values
+
+
+def _rows(upstream: Any, batch: Any, lengths: Any, view: str) -> list[np.ndarray]:
+    if view == "summary":
+        return list(upstream.summarize(batch, lengths).float().cpu().numpy()[:, None])
+    frames, valid = upstream(batch, lengths)
+    frames = frames.half() if view == "frames" else frames.float()
+    return [clip[:count] for clip, count in zip(frames.cpu().numpy(), valid.tolist(), strict=True)]
+
+
+@lru_cache(maxsize=1)
+def upstream_of(name: str, device: str, precision: str) -> Any:
+    """Load an upstream, keeping the last one."""
+    from upstreams import create
+    from upstreams.precision import at
+
+    keep_memory()
+    return at(precision, create(name).to(device).eval())
+
+
+def summary_shape(upstream: Any) -> tuple[int, int]:
+    """(L', D') of its summaries, found by encoding a second of noise."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randn(1, upstream.sample_rate, generator=generator) * 0.1
+    with torch.inference_mode():
+        summary = upstream.summarize(clip, torch.tensor([clip.shape[1]]))
+    return int(summary.shape[1]), int(summary.shape[2])
+
+
+@lru_cache(maxsize=1)
+def keep_memory() -> None:
+    """Let glibc keep freed memory: faulting fresh pages for every activation costs up to half the speed on a CPU."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):
+            library.mallopt(-4, 0)  # M_MMAP_MAX
+            library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+class FeatureSet:
+    """Stored features of some clips with their labels: the `Data` that heads train on."""
+
+    def __init__(self, extraction: Extraction, clips: Sequence[Clip], target: str, batch: int, home: Path) -> None:
+        self.ids: Sequence[str] = [clip.id for clip in clips]
+        self.targets: Sequence[str] = [clip.labels[target] for clip in clips]
+        self.batch = batch
+        self.view = extraction.view
+        self._store = _store(extraction, home)
+        self._places = [self._store.index[id] for id in self.ids]
+        self._lengths = np.array([count for _, _, count in self._places])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batches(self, epoch: int | None) -> Iterator[Any]:
+        """In order of length (None), or in the shuffled order of an epoch, clips of like lengths together."""
+        for chosen in order(self._lengths, self.batch, epoch):
+            yield self._batch(chosen)
+
+    def _batch(self, chosen: np.ndarray) -> Any:
+        import torch
+
+        from downstreams.base import Batch
+
+        parts = [self._store.read(self._places[place]) for place in chosen]
+        ids, targets = [self.ids[place] for place in chosen], [self.targets[place] for place in chosen]
+        if self.view == "summary":
+            return Batch(ids, torch.from_numpy(np.concatenate(parts)), None, targets)
+        lengths = torch.from_numpy(self._lengths[chosen])
+        frames = torch.zeros(len(parts), int(lengths.max()), *parts[0].shape[1:])
+        for row, part in zip(frames, parts, strict=True):
+            row[: len(part)] = torch.from_numpy(part.astype(np.float32))
+        return Batch(ids, frames, lengths, targets)
+
+
+def order(lengths: np.ndarray, batch: int, epoch: int | None) -> list[np.ndarray]:
+    """Places (B,) of each batch's clips.
+
+    Shuffled, clips are sorted by length within stretches of sixteen batches only, so that batches vary from epoch to
+    epoch and little is padded; where all lengths are equal it is a plain shuffle.
+    """
+    if epoch is None:
+        sorted_places = np.argsort(lengths, kind="stable")
+        return np.split(sorted_places, range(batch, len(lengths), batch))
+    dice = np.random.default_rng([20, epoch])
+    places = dice.permutation(len(lengths))
+    pools = np.split(places, range(16 * batch, len(places), 16 * batch))
+    places = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    cut = np.split(places, range(batch, len(places), batch))
+    return [cut[place] for place in dice.permutation(len(cut))]
+
+
+class _Store:
+    """The shards of an extraction, opened once."""
+
+    def __init__(self, extraction: Extraction, home: Path) -> None:
+        shards = layout(extraction)
+        self.arrays = [np.load(path_of(extraction, shard, home), mmap_mode="r") for shard in shards]
+        if extraction.view == "summary" and sum(array.nbytes for array in self.arrays) <= IN_MEMORY:
+            self.arrays = [np.array(array) for array in self.arrays]
+        self.index: dict[str, tuple[int, int, int]] = {}
+        for shard in shards:
+            at = 0
+            for clip, count in zip(shard.clips, rows(extraction, shard.clips), strict=True):
+                self.index[clip.id] = (shard.number, at, count)
+                at += count
+
+    def read(self, place: tuple[int, int, int]) -> np.ndarray:
+        number, at, count = place
+        return self.arrays[number][at : at + count]
+
+
+_opened: dict[str, _Store] = {}
+
+
+def _store(extraction: Extraction, home: Path) -> _Store:
+    """The last store opened stays open: the splits of a sweep share it."""
+    key = f"{home} {extraction.key}"
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = _Store(extraction, home)
+    return _opened[key]
+
+
+class AudioSet:
+    """Waveforms of some clips with their labels, for upstreams that run live or are fine-tuned."""
+
+    def __init__(self, clips: Sequence[Clip], target: str, batch: int, rate: int) -> None:
+        self.clips = list(clips)
+        self.ids: Sequence[str] = [clip.id for clip in clips]
+        self.targets: Sequence[str] = [clip.labels[target] for clip in clips]
+        self.batch = batch
+        self.rate = rate
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batches(self, epoch: int | None) -> Iterator[Any]:
+        """As `FeatureSet.batches`, with waveforms (B, S)."""
+        from downstreams.base import Batch
+
+        lengths = np.array([samples_at(clip.stretch, self.rate) for clip in self.clips])
+        chosen = order(lengths, self.batch, epoch)
+        groups = [tuple(self.clips[place] for place in places) for places in chosen]
+        for places, (_, waveforms) in zip(chosen, prefetched(groups, self.rate), strict=True):
+            batch, valid = padded(waveforms)
+            yield Batch([self.ids[place] for place in places], batch, valid, [self.targets[place] for place in places])

@@ -1,0 +1,41 @@
+"""Run an upstream in half precision where its arithmetic allows it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from upstreams.base import Features, Upstream, UpstreamError
+
+
+class Autocast(Upstream):
+    """An upstream under bfloat16 autocast; features come out as float32."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__()
+        self.upstream = upstream
+        for name in ("sample_rate", "hop", "window", "layers", "dim", "version"):
+            setattr(self, name, getattr(upstream, name))
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        with torch.autocast(waveforms.device.type, torch.bfloat16):
+            frames, valid = self.upstream(waveforms, lengths)
+        return Features(frames.float(), valid)
+
+    def summarize(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        with torch.autocast(waveforms.device.type, torch.bfloat16):
+            summary = self.upstream.summarize(waveforms, lengths)
+        return summary.float()
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        return self.upstream.frame_lengths(lengths)
+
+    def settings(self) -> dict[str, object]:
+        return {**self.upstream.settings(), "precision": "bf16"}
+
+
+def at(precision: str, upstream: Upstream) -> Upstream:
+    """The upstream at "fp32" or "bf16"."""
+    if precision not in ("fp32", "bf16"):
+        raise UpstreamError(f"no precision {precision!r}; use fp32 or bf16")
+    return Autocast(upstream) if precision == "bf16" else upstream
