@@ -1,0 +1,109 @@
+"""From records to a table. Pure: no files, no audio, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from benchmark.records import Record
+
+
+class Cell(NamedTuple):
+    """An upstream's score on a task.
+
+    value: mean over folds and seeds of the test score at the learning rate that was best on validation.
+    spread: standard deviation over seeds, each averaged over folds; None with one seed. valid: as value, on validation.
+    edge: the learning rate chosen is the lowest or highest tried, so a wider grid might do better.
+    """
+
+    value: float
+    spread: float | None
+    valid: float
+    metric: str
+    higher: bool
+    lr: float | None
+    edge: bool
+    seeds: int
+    folds: int
+    clips: int
+    skipped: int
+    limit: int | None
+
+
+Table = dict[tuple[str, str], Cell]  # (upstream, task) -> Cell
+
+
+def leaderboard(records: Iterable[Record]) -> Table:
+    """One cell for each upstream and task that has records; of several runs, `current` says which counts."""
+    cells: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in current(records):
+        cells[record.upstream["name"], record.task["name"]].append(record)
+    return {key: _cell(group) for key, group in cells.items()}
+
+
+def current(records: Iterable[Record]) -> list[Record]:
+    """Of the runs of one task on one upstream (weights, data, settings differ), the last; full ones before limited."""
+    runs: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        runs[record.upstream["name"], record.task["name"]][run_of(record)].append(record)
+    return [record for choices in runs.values() for record in max(choices.values(), key=_rank)]
+
+
+def run_of(record: Record) -> str:
+    """What the records of one run on one task share: everything but learning rate, seed and fold."""
+    upstream = (record.upstream["fingerprint"], record.upstream["precision"], record.features)
+    return str((upstream, record.limit, record.corpus, sorted(record.task.items())))
+
+
+def _rank(records: list[Record]) -> tuple[bool, str]:
+    return records[0].limit is None, max(record.created for record in records)
+
+
+def _cell(records: list[Record]) -> Cell:
+    by_rate: dict[float | None, list[Record]] = defaultdict(list)
+    for record in records:
+        by_rate[record.lr].append(record)
+    first = records[0]
+    rate = choose(
+        {lr: [_score(record.valid, first) for record in group] for lr, group in by_rate.items()}, first.higher
+    )
+    chosen = by_rate[rate]
+    seeds = defaultdict(list)
+    for record in chosen:
+        seeds[record.seed].append(_score(record.test, first))
+    means = [fmean(scores) for scores in seeds.values()]
+    rates = sorted(lr for lr in by_rate if lr is not None)
+    return Cell(
+        value=fmean(means),
+        spread=stdev(means) if len(means) > 1 else None,
+        valid=fmean(_score(record.valid, first) for record in chosen),
+        metric=first.metric,
+        higher=first.higher,
+        lr=rate,
+        edge=len(rates) > 1 and rate in (rates[0], rates[-1]),
+        seeds=len(means),
+        folds=len({record.fold for record in chosen}),
+        clips=sum({record.fold: record.clips["test"] for record in chosen}.values()),
+        skipped=sum({record.fold: sum(record.skipped.values()) for record in chosen}.values()),
+        limit=first.limit,
+    )
+
+
+def _score(scores: dict[str, float | None], record: Record) -> float:
+    value = scores.get(record.metric)
+    return math.nan if value is None else value
+
+
+def choose(valid: dict[float | None, list[float]], higher: bool) -> float | None:
+    """The learning rate with the best mean validation score; rates with fewer runs or a failed one come last."""
+    most = max(len(scores) for scores in valid.values())
+
+    def merit(lr: float | None) -> tuple[bool, bool, float, float]:
+        mean = fmean(valid[lr])
+        failed = math.isnan(mean)
+        return len(valid[lr]) == most, not failed, 0.0 if failed else mean if higher else -mean, -(lr or 0.0)
+
+    return max(valid, key=merit)
