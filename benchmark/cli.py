@@ -1,0 +1,403 @@
+"""`bench`: the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from benchmark.errors import UserError, as_users, is_users, unknown
+
+if TYPE_CHECKING:
+    from benchmark.plan import Setup
+    from benchmark.run import Failure
+    from benchmark.tasks import Protocol, Task
+
+app = typer.Typer(
+    help="Is my speech or audio SSL checkpoint better, at what, and is the difference real?",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+data_app = typer.Typer(help="Corpora: list, prepare and check them.", no_args_is_help=True)
+list_app = typer.Typer(help="What there is: upstreams, tasks, corpora, suites.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(list_app, name="list")
+
+Upstreams = Annotated[
+    list[str], typer.Argument(metavar="UPSTREAM...", help="NAME, NAME@random, hf:FOLDER_OR_ID or file.py:function")
+]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task; may be repeated.")]
+Suites = Annotated[list[str] | None, typer.Option("--suite", help="A suite of tasks; may be repeated.")]
+ProtocolFile = Annotated[
+    Path | None,
+    typer.Option("--protocol", help="A file like tasks.yaml; without --task or --suite all its tasks are run."),
+]
+Data = Annotated[
+    list[str] | None, typer.Option("--data", metavar="NAME=PATH", help="Where a corpus lies; may be repeated.")
+]
+Home = Annotated[
+    Path,
+    typer.Option("--home", envvar="BENCH_HOME", help="Corpora, manifests and features: may be deleted at any time."),
+]
+ResultsFolder = Annotated[Path, typer.Option("--results", help="Records and tables: keep these.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str, typer.Option("--precision", help="fp32 or bf16, of the upstream.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Clips of each split: a quick look.")]
+Budget = Annotated[
+    float,
+    typer.Option("--budget", min=0, help="GB that one store of frames may take; beyond it the upstream runs live."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out and count clips that cannot be used.")]
+HOME = Path.home() / ".cache" / "bench"
+
+
+@app.command()
+def run(
+    upstreams: Upstreams, task: Tasks = None, suite: Suites = None, protocol: ProtocolFile = None, data: Data = None,
+    home: Home = HOME, results: ResultsFolder = Path("results"), workers: Workers = 1, device: Device = "auto",
+    precision: Precision = "fp32", limit: Limit = None, budget: Budget = 20.0, skip_bad: SkipBad = False,
+) -> None:  # fmt: skip
+    """Run tasks on upstreams and write the leaderboard; the same command again goes on where it stopped."""
+    from benchmark import run as harness
+    from benchmark.engine import engine
+
+    tasks = _tasks(protocol, task, suite)
+    setup = _setup(data, home, results, device, precision, limit, budget, skip_bad)
+    outcome = harness.run(tasks, upstreams, setup, engine(workers))
+    if outcome.records:
+        _show(outcome.table, outcome.records, setup.results, upstreams, [each.name for each in tasks])
+        _print("nothing was left to do" if not outcome.trained else f"{outcome.trained} jobs done")
+    _finish(outcome.failures, bool(outcome.records))
+
+
+@app.command()
+def plan(
+    upstreams: Upstreams, task: Tasks = None, suite: Suites = None, protocol: ProtocolFile = None, data: Data = None,
+    home: Home = HOME, results: ResultsFolder = Path("results"), workers: Workers = 1, device: Device = "auto",
+    precision: Precision = "fp32", limit: Limit = None, budget: Budget = 20.0, skip_bad: SkipBad = False,
+) -> None:  # fmt: skip
+    """Show the jobs, what is done already, and the bytes to extract, before anything is encoded or trained."""
+    from benchmark import run as harness
+    from benchmark.engine import engine
+    from benchmark.features import bytes_missing, hours_missing
+    from benchmark.plan import extractions
+    from benchmark.records import Results
+
+    setup = _setup(data, home, results, device, precision, limit, budget, skip_bad)
+    sweeps, failures, _ = harness.plan(_tasks(protocol, task, suite), upstreams, setup, engine(workers))
+    store = Results(setup.results)
+    rows = [
+        [sweep.task.name, sweep.card.name, sweep.fold or "", sweep.features, str(len(sweep.jobs)),
+         str(sum(store.has(sweep.task.name, sweep.card.name, job.id) for job in sweep.jobs))]
+        for sweep in sweeps
+    ]  # fmt: skip
+    _draw(["task", "upstream", "fold", "features", "jobs", "done"], rows)
+    todo = extractions(sweep for sweep in sweeps if not harness.done(sweep, store))
+    rows = [
+        [each.card.name, each.view, str(len(each.clips)), f"{hours_missing(each, setup.home):.2f}",
+         f"{bytes_missing(each, setup.home):,}"]
+        for each in todo
+    ]  # fmt: skip
+    if rows:
+        _draw(["to extract with", "view", "clips", "hours left", "bytes left"], rows)
+    jobs = sum(len(sweep.jobs) for sweep in sweeps)
+    left = sum(not store.has(sweep.task.name, sweep.card.name, job.id) for sweep in sweeps for job in sweep.jobs)
+    _print(
+        f"{jobs} jobs, {jobs - left} done, {left} to do; {sum(bytes_missing(each, setup.home) for each in todo):,}"
+        f" bytes to extract into {setup.home / 'features'}"
+    )
+    _finish(failures, bool(sweeps))
+
+
+@app.command()
+def report(results: ResultsFolder = Path("results")) -> None:
+    """Make the tables anew from the records alone."""
+    from benchmark.leaderboard import current, leaderboard
+    from benchmark.plan import PROTOCOL
+    from benchmark.records import Results
+
+    records, strange = Results(results).read_all()
+    for path in strange:
+        _warn(f"{path} is not a record this version can read; it is left out and left alone")
+    old = [record for record in records if record.protocol != PROTOCOL]
+    if old:
+        _warn(
+            f"{len(old)} records in {results} are of protocol {old[0].protocol}, not {PROTOCOL}: their numbers do not"
+            " compare and are left out; run the same command again to renew them"
+        )
+    records = [record for record in records if record.protocol == PROTOCOL]
+    if not records:
+        raise UserError(f"no records in {results / 'runs'}; make some with: bench run UPSTREAM --results {results}")
+    kept = current(records)
+    if len(kept) < len(records):
+        _print(
+            f"{len(records) - len(kept)} records of earlier runs (other weights, data or settings) are in results.csv"
+            " of none of the cells"
+        )
+    _show(leaderboard(records), kept, results, [], [])
+
+
+@app.command()
+def extract(
+    upstream: Annotated[str, typer.Argument(help="NAME, NAME@random, hf:FOLDER_OR_ID or file.py:function")],
+    audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files, or folders searched for files.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="An .npz file.")],
+    device: Device = "auto", precision: Precision = "fp32", skip_bad: SkipBad = False,
+) -> None:  # fmt: skip
+    """Write layerwise features of any audio: one float32 array (T, L, D) per file, keyed by its name without suffix."""
+    from benchmark.export import export
+
+    count, skipped = export(upstream, audio, output, _device(device), _precision(precision), skip_bad)
+    _print(f"wrote {count} arrays to {output}" + (f", left out {skipped} files" if skipped else ""))
+
+
+@app.command()
+def check(
+    upstream: Annotated[str, typer.Argument(help="NAME, NAME@random, hf:FOLDER_OR_ID or file.py:function")],
+    device: Device = "auto",
+) -> None:
+    """Test an upstream against the contract, explaining each fault."""
+    from upstreams.check import check as examine
+
+    from upstreams import create
+
+    findings = examine(create(upstream).to(_device(device)))
+    _draw(["", "check", "finding"], [["ok" if each.ok else "FAIL", each.name, each.detail] for each in findings])
+    failed = [each.name for each in findings if not each.ok]
+    if failed:
+        _warn(f"{upstream} breaks the contract in {len(failed)} of {len(findings)} checks: {', '.join(failed)}")
+        raise typer.Exit(1)
+    _print(f"{upstream} keeps the contract: {len(findings)} checks passed")
+
+
+@data_app.command("list")
+def data_list(home: Home = HOME) -> None:
+    """Corpora, where they come from, and whether they are prepared."""
+    _list_corpora(home)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    names: Annotated[list[str], typer.Argument(metavar="CORPUS...")],
+    data: Data = None,
+    home: Home = HOME,
+    workers: Workers = 1,
+) -> None:
+    """Make or look over corpora, so that a run finds them ready."""
+    from benchmark.engine import engine
+    from benchmark.manifest import prepare
+
+    for name in names:
+        manifest = prepare(name, home, _pairs(data), engine(workers))
+        bad = [clip for clip in manifest.clips if clip.problem]
+        hours = sum(clip.seconds for clip in manifest.clips) / 3600
+        _print(
+            f"{name}: {len(manifest.clips)} clips, {hours:.2f} h, {len(manifest.trials)} trials, digest"
+            f" {manifest.digest[:12]}"
+        )
+        if bad:
+            _warn(
+                f"{len(bad)} clips cannot be used, {bad[0].stretch.audio} first: it {bad[0].problem}; see: bench data"
+                f" check {name}"
+            )
+
+
+@data_app.command("check")
+def data_check(
+    names: Annotated[list[str], typer.Argument(metavar="CORPUS...")], data: Data = None, protocol: ProtocolFile = None,
+    home: Home = HOME, workers: Workers = 1,
+) -> None:  # fmt: skip
+    """Count clips, hours and labels of each split, and check every task that uses the corpus: splits, leaks, trials."""
+    from benchmark.engine import engine
+    from benchmark.inspection import problems, summary
+    from benchmark.manifest import prepare
+
+    faults = 0
+    for name in names:
+        manifest = prepare(name, home, _pairs(data), engine(workers))
+        _draw(["label", "split", "clips", "hours", "values", "speakers"], summary(manifest))
+        tasks = [each for each in _protocol(protocol).tasks.values() if each.corpus == name]
+        found = problems(manifest, tasks, home)
+        for sentence in found:
+            _warn(sentence)
+        faults += len(found)
+        _print(
+            f"{name}: {len(found) or 'no'} problems; checked the audio of {len(manifest.clips)} clips and the splits of"
+            f" {len(tasks)} tasks"
+        )
+    if faults:
+        raise typer.Exit(2)
+
+
+@list_app.command("upstreams")
+def list_upstreams() -> None:
+    """Encoders by name."""
+    from upstreams import names
+
+    _draw(["upstream", "what it is"], [[name, text] for name, text in names().items()])
+    _print("also: NAME@random (random weights), hf:FOLDER_OR_ID, file.py:function")
+
+
+@list_app.command("tasks")
+def list_tasks(protocol: ProtocolFile = None) -> None:
+    """Tasks of the built-in protocol, or of a file."""
+    tasks = _protocol(protocol).tasks.values()
+    rows = [
+        [
+            each.name,
+            each.corpus,
+            each.target,
+            each.head,
+            f"{len(each.lr)} lr × {len(each.seeds)} seeds",
+            str(each.epochs),
+        ]
+        for each in tasks
+    ]
+    _draw(["task", "corpus", "target", "head", "grid", "epochs"], rows)
+
+
+@list_app.command("corpora")
+def list_corpora(home: Home = HOME) -> None:
+    """As `bench data list`."""
+    _list_corpora(home)
+
+
+@list_app.command("suites")
+def list_suites(protocol: ProtocolFile = None) -> None:
+    """Suites of tasks."""
+    _draw(["suite", "tasks"], [[name, ", ".join(tasks)] for name, tasks in _protocol(protocol).suites.items()])
+
+
+def _list_corpora(home: Path) -> None:
+    from benchmark.corpora import corpora
+
+    rows = []
+    for name, each in corpora().items():
+        ready = any((home / "manifests").glob(f"{name}-*.json"))
+        origin = "made here" if each.make else f"--data {name}=FOLDER"
+        rows.append([name, each.datasheet.splitlines()[0], origin, "yes" if ready else "no"])
+    _draw(["corpus", "what it is", "audio", "prepared"], rows)
+    _print("your own: --data NAME=FOLDER_OR_TABLE with tasks in a --protocol file; see README")
+
+
+def _tasks(path: Path | None, names: list[str] | None, suites: list[str] | None) -> list[Task]:
+    protocol = _protocol(path)
+    if not names and not suites:
+        return list(protocol.tasks.values()) if path else protocol.choose([], ["default"])
+    return protocol.choose(names or [], suites or [])
+
+
+def _protocol(path: Path | None) -> Protocol:
+    from benchmark.tasks import load_tasks
+
+    return load_tasks(path)
+
+
+def _setup(
+    data: list[str] | None,
+    home: Path,
+    results: Path,
+    device: str,
+    precision: str,
+    limit: int | None,
+    budget: float,
+    skip_bad: bool,
+) -> Setup:
+    from benchmark.plan import Setup
+
+    return Setup(
+        home.expanduser().resolve(), results, tuple(sorted(_pairs(data).items())), _device(device),
+        _precision(precision), budget, limit, skip_bad,
+    )  # fmt: skip
+
+
+def _pairs(data: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for item in data or []:
+        name, equals, path = item.partition("=")
+        if not (name and equals and path):
+            raise UserError(f"--data {item!r} is not of the form NAME=PATH, such as --data fsdd=/corpora/fsdd")
+        pairs[name] = path
+    return pairs
+
+
+def _precision(name: str) -> str:
+    if name not in ("fp32", "bf16"):
+        raise unknown("precision", name, ["fp32", "bf16"])
+    return name
+
+
+def _device(name: str) -> str:
+    if name == "cpu" or (name == "auto" and not any(Path("/dev").glob("nvidia[0-9]*"))):
+        return "cpu"
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] != "cuda":
+        raise unknown("device", name, ["auto", "cpu", "cuda"])
+    number = int(name.split(":")[1]) if name.partition(":")[2].isdigit() else 0
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
+        )
+    return name
+
+
+def _show(table: Any, records: Sequence[Any], folder: Path, rows: Sequence[str], columns: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from benchmark.report import drawn, notes, write
+
+    paths = write(folder, table, records, rows, columns)
+    Console(width=None if sys.stdout.isatty() else 200).print(drawn(table, rows, columns))
+    for note in notes(table):
+        _print(f"  {note}")
+    for path in paths:
+        _print(f"wrote {path}")
+
+
+def _draw(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(table, markup=False)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _warn(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def _finish(failures: Sequence[Failure], some_done: bool) -> None:
+    """Name what failed; exit with 2 where all of it was a mistake of the user's and nothing was done, else with 1."""
+    for failed in failures:
+        _warn(f"{failed.where}: {failed.message}" + (f" (see {failed.path})" if failed.path else ""))
+    if failures:
+        raise typer.Exit(2 if not some_done and all(failed.users for failed in failures) else 1)
+
+
+def main() -> None:
+    """Entry point: mistakes of the user's end in one sentence and exit code 2, without a traceback."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app(prog_name="bench")
+    except KeyboardInterrupt:
+        _warn("interrupted; the same command goes on where this one stopped")
+        sys.exit(130)
+    except Exception as error:
+        error_ = as_users(error)
+        if not is_users(error_):
+            raise
+        _warn(str(error_))
+        sys.exit(2)

@@ -1,0 +1,261 @@
+"""The run, top to bottom: the table of contents of the project."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.engine import Engine, cores, progress
+from benchmark.errors import as_users, is_users
+from benchmark.features import AudioSet, FeatureSet, extract, upstream_of
+from benchmark.leaderboard import Table, leaderboard
+from benchmark.manifest import Manifest
+from benchmark.plan import (
+    PROTOCOL,
+    Card,
+    Job,
+    Setup,
+    Sweep,
+    describe,
+    expand,
+    extraction_of,
+    extractions,
+    fixed,
+    installed,
+    prepare_all,
+)  # fmt: skip
+from benchmark.records import Record, Results
+from benchmark.tasks import Task
+
+
+class Failure(NamedTuple):
+    """What went wrong, where, and whether the user can mend it."""
+
+    where: str
+    message: str
+    users: bool
+    path: Path | None = None
+
+
+class Plan(NamedTuple):
+    """Everything the run was asked for. failures: upstreams that could not be loaded."""
+
+    sweeps: list[Sweep]
+    failures: list[Failure]
+    manifests: dict[str, Manifest]
+
+
+class Outcome(NamedTuple):
+    """What a run left: the table of its jobs, the records behind it, and what failed."""
+
+    table: Table
+    records: list[Record]
+    failures: list[Failure]
+    trained: int
+
+
+def plan(tasks: Sequence[Task], names: Iterable[str], setup: Setup, engine: Engine) -> Plan:
+    """Load each upstream once, look over each corpus once, and list the sweeps."""
+    manifests = prepare_all(tasks, setup, engine)
+    described = [(name, _attempt(name, describe, name, setup)) for name in dict.fromkeys(names)]
+    cards = [card for _, card in described if isinstance(card, Card)]
+    failures = [failure for _, failure in described if isinstance(failure, Failure)]
+    return Plan(expand(tasks, cards, manifests, setup), failures, manifests)
+
+
+def run(tasks: Sequence[Task], names: Iterable[str], setup: Setup, engine: Engine) -> Outcome:
+    """Do what is not done yet, and make the table of all that was asked for."""
+    results = Results(setup.results)
+    sweeps, failures, manifests = plan(tasks, names, setup, engine)
+    todo = [sweep for sweep in sweeps if not done(sweep, results)]
+    broken: dict[str, Failure] = {}
+    for extraction in extractions(todo):
+        failed = _attempt(extraction.card.name, extract, extraction, setup, engine)
+        if isinstance(failed, Failure):
+            broken[extraction.key] = failed
+    ready = [sweep for sweep in todo if not (failed := _broken(sweep, broken))]
+    failures += [_note(sweep, failed, results) for sweep in todo if (failed := _broken(sweep, broken))]
+    stage = partial(train_stage, setup=setup, corpora={name: manifest.digest for name, manifest in manifests.items()})
+    failures += [failed for failed in engine(stage, ready, "train heads", work_of) if failed]
+    keys = [(sweep.task.name, sweep.card.name, job.id) for sweep in sweeps for job in sweep.jobs]
+    records = results.read(keys)
+    return Outcome(leaderboard(records), records, failures, sum(len(sweep.jobs) for sweep in ready))
+
+
+def done(sweep: Sweep, results: Results) -> bool:
+    """Whether every job of a sweep has its record."""
+    return all(results.has(sweep.task.name, sweep.card.name, job.id) for job in sweep.jobs)
+
+
+def work_of(sweep: Sweep) -> float:
+    """How long a sweep takes, roughly: for the progress bar only."""
+    audio = sum(clip.seconds for clip in sweep.selection.clips["train"])
+    if sweep.features == "summary":
+        return 0.02 * len(sweep.selection.clips["train"]) * (sweep.task.epochs if sweep.head.trained else 1)
+    return audio * sweep.task.epochs * len(sweep.jobs)
+
+
+def _attempt(where: str, function: Any, *arguments: Any) -> Any:
+    """What the function gives, or the Failure that it ended in."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return failure(where, error)
+
+
+def failure(where: str, error: BaseException) -> Failure:
+    """An exception as a value: a sentence for mistakes of the user's, else the traceback's last line."""
+    error = as_users(error)
+    if is_users(error):
+        return Failure(where, str(error), True)
+    return Failure(where, f"{type(error).__name__}: {error}", False)
+
+
+def _broken(sweep: Sweep, broken: dict[str, Failure]) -> Failure | None:
+    needs = extraction_of(sweep) if broken else None
+    return broken.get(needs.key) if needs else None
+
+
+def _note(sweep: Sweep, failed: Failure, results: Results) -> Failure:
+    paths = results.fail(sweep.task.name, sweep.card.name, [job.id for job in sweep.jobs], failed.message + "\n")
+    return failed._replace(where=f"{sweep.card.name} on {sweep.task.name}", path=paths[0])
+
+
+def train_stage(sweep: Sweep, setup: Setup, corpora: dict[str, str]) -> Failure | None:
+    """Train, choose on validation and test the jobs of a sweep, and write their records."""
+    try:
+        _train(sweep, setup, corpora[sweep.task.corpus])
+    except Exception as error:
+        where = f"{sweep.card.name} on {sweep.task.name}"
+        found = failure(where, error)
+        text = found.message + "\n" if found.users else traceback.format_exc()
+        paths = Results(setup.results).fail(sweep.task.name, sweep.card.name, [job.id for job in sweep.jobs], text)
+        return found._replace(path=paths[0])
+    return None
+
+
+def _train(sweep: Sweep, setup: Setup, corpus: str) -> None:
+    from downstreams import HEADS
+    from downstreams.train import Recipe, Setting, fit, predict
+
+    task, head = sweep.task, HEADS[sweep.task.head]
+    sets = {split: _data(sweep, split, setup) for split in ("train", "valid", "test")}
+    references = {split: _references(sweep, split) for split in ("valid", "test")}
+    live = sweep.features in ("live", "finetune")
+    encoder = upstream_of(sweep.card.name, setup.device, setup.precision) if live else None
+    began = time.monotonic()
+    with threads(1 if sweep.features == "summary" and setup.device == "cpu" else None):
+        fitted = fit(
+            build=partial(head, *_feature_shape(sweep), sets["train"].targets, **task.head_args),
+            settings=[Setting(lr=job.lr or 0.0, seed=job.seed) for job in sweep.jobs],
+            train=sets["train"],
+            valid=sets["valid"],
+            references=references["valid"],
+            metric=task.metric or "",
+            recipe=Recipe(
+                epochs=task.epochs, optimizer=task.optimizer, weight_decay=task.weight_decay, clip=task.clip,
+                patience=task.patience, encoder_lr=task.encoder_lr,
+            ),
+            encoder=encoder,
+            tune=sweep.features == "finetune",
+            device=setup.device,
+            report=progress,
+        )  # fmt: skip
+    trained = time.monotonic()
+    predictions = predict(fitted, sets["test"], encoder=encoder, device=setup.device)
+    seconds = {"fit": trained - began, "test": time.monotonic() - trained}
+    for job, result, predicted in zip(sweep.jobs, fitted, predictions, strict=True):
+        scores, outcomes = head.score(predicted, references["test"])
+        Results(setup.results).write(_record(sweep, job, result, scores, seconds, setup, corpus), outcomes)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Compute with so many threads: on summaries steps are so small that several threads mostly wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    yield
+    torch.set_num_threads(before)
+
+
+def _data(sweep: Sweep, split: str, setup: Setup) -> FeatureSet | AudioSet:
+    clips, task = sweep.selection.clips[split], sweep.task
+    stored = extraction_of(sweep)
+    if stored:
+        return FeatureSet(stored, clips, task.target, task.batch, setup.home)
+    return AudioSet(clips, task.target, task.batch, sweep.card.sample_rate)
+
+
+def _references(sweep: Sweep, split: str) -> Any:
+    """What `Head.score` is given: labels by id, or trials."""
+    if sweep.head.judged_on == "labels":
+        return sweep.selection.targets(split, sweep.task.target)
+    from downstreams.base import Trial
+
+    return [Trial(trial.enroll, trial.test, trial.target) for trial in sweep.selection.trials[split]]
+
+
+def _feature_shape(sweep: Sweep) -> tuple[int, int]:
+    card = sweep.card
+    return (card.summary_layers, card.summary_dim) if sweep.head.view == "summary" else (card.layers, card.dim)
+
+
+def _record(
+    sweep: Sweep, job: Job, result: Any, scores: dict[str, float], seconds: dict[str, float], setup: Setup, corpus: str
+) -> Record:
+    selection = sweep.selection
+    return Record(
+        id=job.id,
+        group=sweep.group,
+        protocol=PROTOCOL,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        task=fixed(sweep.task),
+        upstream=sweep.card._asdict(),
+        features=sweep.features,
+        fold=sweep.fold,
+        lr=job.lr,
+        seed=job.seed,
+        metric=sweep.task.metric or "",
+        higher=sweep.head.metrics[sweep.task.metric or ""],
+        valid=_finite(result.valid),
+        test=_finite(scores),
+        epoch=result.epoch,
+        curve=[(_number(loss), _number(score)) for loss, score in result.curve],
+        diverged=result.diverged,
+        layer_weights=[round(weight, 6) for weight in result.head.layer_sum.weights.tolist()],
+        corpus=corpus,
+        selection=selection.digest,
+        clips={split: len(clips) for split, clips in selection.clips.items()},
+        trials={split: len(trials) for split, trials in selection.trials.items()},
+        skipped=selection.skipped,
+        limit=setup.limit,
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        device=_device(setup.device),
+        versions=installed(),
+    )
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _finite(scores: dict[str, float]) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in scores.items()}
+
+
+def _device(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {cores()} cores"
