@@ -20,10 +20,9 @@ class Record(BaseModel):
     """Everything one job found out, and all that is needed to tell how.
 
     group: shared by the jobs that differ only in learning rate and seed. higher: the metric's better direction.
-    valid, test: metric -> score, rates in percent. epoch: the one chosen on validation. curve: per epoch
-    (training
-    loss, validation score). clips: by split. skipped: left out, by reason. seconds: of the sweep by stage. diverged: the loss
-    became infinite. limit: clips per split, if the run was cut short.
+    valid, test: metric -> score, rates in percent. epoch: the one chosen on validation. curve: per epoch, training loss
+    and validation score. clips: by split. skipped: left out, by reason. seconds: of the sweep by stage. diverged: the
+    loss became infinite. limit: clips per split, if the run was cut short.
     """
 
     model_config = ConfigDict(extra="forbid")

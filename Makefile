@@ -1,0 +1,50 @@
+# `make demo` and `make test` need Python >= 3.10 with pip, and make; everything else they install into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+BENCH := $(VENV)/bin/bench
+INSTALLED := $(VENV)/.installed
+
+DEMO_UPSTREAMS := fbank fbank_cmvn mfcc spectrogram hf:examples/hubert_tiny@random
+FSDD ?= ../shared/data/fsdd
+
+.PHONY: install demo test test-slow check results speed clean
+
+install: $(INSTALLED)
+
+# Debian ships Python without ensurepip: then the machine's own pip fills the new environment.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
+	  PYTHONPATH="$$($(PYTHON) -c 'import os, pip; print(os.path.dirname(os.path.dirname(pip.__file__)))')" \
+	  $(VENV)/bin/python -m pip install --quiet --ignore-installed pip; }
+
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BENCH) run $(DEMO_UPSTREAMS) --home demo/home --results demo/results --workers $(CORES)
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -m slow
+
+check: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+# The tables that README shows, made anew by the code of this commit.
+results: $(INSTALLED)
+	$(BENCH) run $(DEMO_UPSTREAMS) --home demo/home --results results/tiny --workers $(CORES)
+	$(BENCH) run fbank fbank_cmvn mfcc spectrogram hf:examples/hubert_tiny@random --suite fsdd --data fsdd=$(FSDD) \
+	  --home demo/home --results results/fsdd --workers $(CORES)
+
+# One upstream pass and a sweep of 5 learning rates x 3 seeds, against the bare forward pass over the same clips.
+speed: $(INSTALLED)
+	$(VENV)/bin/python tests/speed.py
+
+clean:
+	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
