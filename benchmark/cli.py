@@ -67,7 +67,7 @@ def run(
 
     tasks = _tasks(protocol, task, suite)
     setup = _setup(data, home, results, device, precision, limit, budget, skip_bad)
-    outcome = harness.run(tasks, upstreams, setup, engine(workers))
+    outcome = harness.run(tasks, upstreams, setup, engine(workers), _print)
     if outcome.records:
         _show(outcome.table, outcome.records, setup.results, upstreams, [each.name for each in tasks])
         _print("nothing was left to do" if not outcome.trained else f"{outcome.trained} jobs done")
@@ -161,9 +161,8 @@ def check(
     device: Device = "auto",
 ) -> None:
     """Test an upstream against the contract, explaining each fault."""
-    from upstreams.check import check as examine
-
     from upstreams import create
+    from upstreams.check import check as examine
 
     findings = examine(create(upstream).to(_device(device)))
     _draw(["", "check", "finding"], [["ok" if each.ok else "FAIL", each.name, each.detail] for each in findings])

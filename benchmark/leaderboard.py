@@ -14,7 +14,8 @@ from benchmark.records import Record
 class Cell(NamedTuple):
     """An upstream's score on a task.
 
-    value: mean over folds and seeds of the test score at the learning rate that was best on validation.
+    value: mean over folds and seeds of the test score at the learning rate that was best on validation; NaN where no
+    learning rate gave a score on validation.
     spread: standard deviation over seeds, each averaged over folds; None with one seed. valid: as value, on validation.
     edge: the learning rate chosen is the lowest or highest tried, so a wider grid might do better.
     """
@@ -75,11 +76,12 @@ def _cell(records: list[Record]) -> Cell:
     for record in chosen:
         seeds[record.seed].append(_score(record.test, first))
     means = [fmean(scores) for scores in seeds.values()]
+    valid = fmean(_score(record.valid, first) for record in chosen)
     rates = sorted(lr for lr in by_rate if lr is not None)
     return Cell(
-        value=fmean(means),
+        value=math.nan if math.isnan(valid) else fmean(means),
         spread=stdev(means) if len(means) > 1 else None,
-        valid=fmean(_score(record.valid, first) for record in chosen),
+        valid=valid,
         metric=first.metric,
         higher=first.higher,
         lr=rate,

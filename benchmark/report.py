@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ def text_of(cell: Cell | None) -> str:
     """A cell as printed: mean ± standard deviation over seeds, with its marks; "–" where there is no result."""
     if cell is None:
         return "–"
+    if isnan(cell.value):
+        return "diverged"
     spread = "" if cell.spread is None else f" ± {cell.spread:.1f}"
     return f"{cell.value:.1f}{spread}{EDGE if cell.edge else ''}{LIMITED if cell.limit else ''}"
 
@@ -60,7 +63,10 @@ def notes(table: Table) -> list[str]:
     if any(cell.limit for cell in table.values()):
         found.append(f"{LIMITED} measured on part of the data (--limit)")
     skipped = {task: cell.skipped for (_, task), cell in table.items() if cell.skipped}
-    found += [f"{task}: {count} clips or trials were left out (--skip-bad)" for task, count in sorted(skipped.items())]
+    found += [
+        f"{task}: {count} clips or trials were left out, for reasons that its records give"
+        for task, count in sorted(skipped.items())
+    ]
     return found
 
 

@@ -6,7 +6,7 @@ import math
 import platform
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
@@ -71,11 +71,15 @@ def plan(tasks: Sequence[Task], names: Iterable[str], setup: Setup, engine: Engi
     return Plan(expand(tasks, cards, manifests, setup), failures, manifests)
 
 
-def run(tasks: Sequence[Task], names: Iterable[str], setup: Setup, engine: Engine) -> Outcome:
-    """Do what is not done yet, and make the table of all that was asked for."""
+def run(
+    tasks: Sequence[Task], names: Iterable[str], setup: Setup, engine: Engine, tell: Callable[[str], object] = str
+) -> Outcome:
+    """Do what is not done yet, and make the table of all that was asked for; `tell` hears how much that is."""
     results = Results(setup.results)
     sweeps, failures, manifests = plan(tasks, names, setup, engine)
     todo = [sweep for sweep in sweeps if not done(sweep, results)]
+    jobs, left = (sum(len(sweep.jobs) for sweep in some) for some in (sweeps, todo))
+    tell(f"{jobs} jobs, {jobs - left} done already, {left} to do")
     broken: dict[str, Failure] = {}
     for extraction in extractions(todo):
         failed = _attempt(extraction.card.name, extract, extraction, setup, engine)
@@ -237,7 +241,8 @@ def _record(
         selection=selection.digest,
         clips={split: len(clips) for split, clips in selection.clips.items()},
         trials={split: len(trials) for split, trials in selection.trials.items()},
-        skipped=selection.skipped,
+        skipped=selection.skipped
+        | ({"training texts longer than their frames": result.unusable} if result.unusable else {}),
         limit=setup.limit,
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         device=_device(setup.device),
