@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +83,7 @@ def prepare(name: str, home: Path, data: dict[str, str], engine: Engine = in_pro
     items = list(corpus.generate(root))
     utterances = [item for item in items if isinstance(item, Utterance)]
     if corpus.make and name not in data and not all(item.audio.exists() for item in utterances):
-        corpus.make(root, engine)
+        corpus.make(root, partial(engine, title=f"make {name}"))
     trials = [item for item in items if isinstance(item, Trial)]
     _unique(name, utterances)
     stamps = {str(item.audio): _stamp(item.audio) for item in utterances}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,17 +69,20 @@ def _read(path: Path) -> pandas.DataFrame:
     import pandas
 
     readers: dict[str, Any] = {
-        ".csv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False),
-        ".tsv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False, sep="\t"),
+        ".csv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False, index_col=False),
+        ".tsv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False, index_col=False, sep="\t"),
         ".jsonl": lambda: pandas.read_json(path, lines=True, dtype=False, convert_dates=False),
         ".parquet": lambda: pandas.read_parquet(path),
     }
     if path.suffix not in readers:
         raise UserError(f"{path.name} is not a table of recordings; give a folder, or a .csv, .jsonl or .parquet file")
     try:
-        return readers[path.suffix]()
-    except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        with warnings.catch_warnings():
+            # Rows with more cells than the header has would lose the last ones.
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            return readers[path.suffix]()
+    except (ValueError, OSError, pandas.errors.ParserWarning) as error:
+        reason = str(error).splitlines()[0].rstrip(".").replace(". ", ": ")
         raise UserError(f"cannot read {path}: {reason}; check that it is a valid {path.suffix[1:]} table") from error
 
 
@@ -107,7 +111,7 @@ def _utterance(path: Path, number: int, row: dict[str, Any], split: str | None) 
     named = cells.get("split", "")
     labels = {key: value for key, value in cells.items() if key not in RESERVED and value}
     return Utterance(
-        id=cells.get("id") or name + piece,
+        id=cells.get("id") or (f"{path.parent.name}/{name}" if split else name) + piece,
         audio=path.parent / name,
         split=SPLITS.get(named.lower(), named) or split or "",
         labels=labels,
@@ -174,7 +178,8 @@ def _trials(root: Path, ids: set[str]) -> Iterator[Trial]:
                     f"{table} has no column {column!r}; its columns are enroll, test, target and, if wanted, split"
                 )
         cells = [
-            (row.get("split") or "test", row["enroll"], row["test"], row["target"]) for row in rows.to_dict("records")
+            (_text(row.get("split")) or "test", *(_text(row[column]) for column in ("enroll", "test", "target")))
+            for row in rows.to_dict("records")
         ]
     elif plain.exists():
         lines = [line.split() for line in plain.read_text(encoding="utf-8").splitlines() if line.strip()]
