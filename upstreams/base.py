@@ -41,6 +41,7 @@ class Upstream(nn.Module, ABC):
     layers: int  # L, counting the input of the first block
     dim: int  # D
     version: int = 1  # raised by the commit that changes what the class computes
+    source: str = ""  # digest of the user's file that it came from; set by `upstreams.create`
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -79,7 +80,7 @@ def fingerprint(upstream: Upstream) -> str:
     digest = hashlib.sha256()
     kind = type(upstream)
     shape = [upstream.sample_rate, upstream.hop, upstream.window, upstream.layers, upstream.dim]
-    identity = [kind.__module__, kind.__qualname__, upstream.version, shape, upstream.settings()]
+    identity = [kind.__module__, kind.__qualname__, upstream.version, shape, upstream.settings(), upstream.source]
     digest.update(json.dumps(identity, sort_keys=True).encode())
     for name, tensor in sorted(upstream.state_dict().items()):
         plain = tensor.detach().cpu().contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from upstreams.base import Features, Upstream, UpstreamError
+from upstreams.base import Features, Upstream, UpstreamError, fingerprint
 
 
 class Autocast(Upstream):
@@ -31,7 +31,7 @@ class Autocast(Upstream):
         return self.upstream.frame_lengths(lengths)
 
     def settings(self) -> dict[str, object]:
-        return {**self.upstream.settings(), "precision": "bf16"}
+        return {"precision": "bf16", "upstream": fingerprint(self.upstream)}
 
 
 def at(precision: str, upstream: Upstream) -> Upstream:
