@@ -44,7 +44,7 @@ results: $(INSTALLED)
 
 # One upstream pass and a sweep of 5 learning rates x 3 seeds, against the bare forward pass over the same clips.
 speed: $(INSTALLED)
-	$(VENV)/bin/python tests/speed.py
+	$(VENV)/bin/python -m tests.speed
 
 clean:
 	rm -rf demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

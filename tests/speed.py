@@ -33,7 +33,7 @@ def write_corpus(root: Path, clips: int, seconds: float) -> float:
         total += length
         soundfile.write(root / f"{number}.wav", dice.normal(0, 0.1, int(length * 16_000)), 16_000)
         split = "test" if number % 6 == 0 else "valid" if number % 6 == 1 else "train"
-        lines.append(f"{number}.wav,{split},{number % 12}")
+        lines.append(f"{number}.wav,{split},{number // 6 % 12}")
     (root / "metadata.csv").write_text("\n".join(lines))
     return total
 
@@ -56,7 +56,7 @@ def bare_pass(model: torch.nn.Module, root: Path, batch: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream", default="hubert_base@random")
-    parser.add_argument("--clips", type=int, default=240)
+    parser.add_argument("--clips", type=int, default=144)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args()
