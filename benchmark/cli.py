@@ -6,15 +6,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmark.errors import UserError, as_users, is_users, unknown
 
 if TYPE_CHECKING:
+    from benchmark.errors import Failure
+    from benchmark.leaderboard import Table
     from benchmark.plan import Setup
-    from benchmark.run import Failure
+    from benchmark.records import Record
     from benchmark.tasks import Protocol, Task
 
 app = typer.Typer(
@@ -69,7 +71,8 @@ def run(
     setup = _setup(data, home, results, device, precision, limit, budget, skip_bad)
     outcome = harness.run(tasks, upstreams, setup, engine(workers), _print)
     if outcome.records:
-        _show(outcome.table, outcome.records, setup.results, upstreams, [each.name for each in tasks])
+        _show(outcome.table, upstreams, [each.name for each in tasks])
+        _write(setup.results, _records(setup.results), upstreams, [each.name for each in tasks])
         _print("nothing was left to do" if not outcome.trained else f"{outcome.trained} jobs done")
     _finish(outcome.failures, bool(outcome.records))
 
@@ -96,11 +99,11 @@ def plan(
         for sweep in sweeps
     ]  # fmt: skip
     _draw(["task", "upstream", "fold", "features", "jobs", "done"], rows)
-    todo = extractions(sweep for sweep in sweeps if not harness.done(sweep, store))
+    todo = extractions(rest for sweep in sweeps if (rest := harness.remaining(sweep, store)).jobs)
     rows = [
         [each.card.name, each.view, str(len(each.clips)), f"{hours_missing(each, setup.home):.2f}",
          f"{bytes_missing(each, setup.home):,}"]
-        for each in todo
+        for each in sorted(todo, key=lambda each: each.card.name)
     ]  # fmt: skip
     if rows:
         _draw(["to extract with", "view", "clips", "hours left", "bytes left"], rows)
@@ -116,7 +119,19 @@ def plan(
 @app.command()
 def report(results: ResultsFolder = Path("results")) -> None:
     """Make the tables anew from the records alone."""
-    from benchmark.leaderboard import current, leaderboard
+    from benchmark.leaderboard import leaderboard
+    from benchmark.report import order_of
+
+    records = _records(results)
+    if not records:
+        raise UserError(f"no records in {results / 'runs'}; make some with: bench run UPSTREAM --results {results}")
+    _show(leaderboard(records), *order_of(results))
+    _write(results, records, [], [])
+
+
+def _records(results: Path) -> list[Record]:
+    """All records of a folder that count: of this protocol, and of the last run of each upstream on each task."""
+    from benchmark.leaderboard import current
     from benchmark.plan import PROTOCOL
     from benchmark.records import Results
 
@@ -130,15 +145,10 @@ def report(results: ResultsFolder = Path("results")) -> None:
             " compare and are left out; run the same command again to renew them"
         )
     records = [record for record in records if record.protocol == PROTOCOL]
-    if not records:
-        raise UserError(f"no records in {results / 'runs'}; make some with: bench run UPSTREAM --results {results}")
     kept = current(records)
     if len(kept) < len(records):
-        _print(
-            f"{len(records) - len(kept)} records of earlier runs (other weights, data or settings) are in results.csv"
-            " of none of the cells"
-        )
-    _show(leaderboard(records), kept, results, [], [])
+        _print(f"{len(records) - len(kept)} records of earlier runs (other weights, data or settings) are left out")
+    return kept
 
 
 @app.command()
@@ -347,16 +357,23 @@ def _device(name: str) -> str:
     return name
 
 
-def _show(table: Any, records: Sequence[Any], folder: Path, rows: Sequence[str], columns: Sequence[str]) -> None:
+def _show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
     from rich.console import Console
 
-    from benchmark.report import drawn, notes, write
+    from benchmark.report import drawn, notes
 
-    paths = write(folder, table, records, rows, columns)
     Console(width=None if sys.stdout.isatty() else 200).print(drawn(table, rows, columns))
     for note in notes(table):
         _print(f"  {note}")
-    for path in paths:
+
+
+def _write(folder: Path, records: list[Record], rows: Sequence[str], columns: Sequence[str]) -> None:
+    """The tables of everything in a folder, new rows and columns after those that were there."""
+    from benchmark.leaderboard import leaderboard
+    from benchmark.report import order_of, write
+
+    before = order_of(folder)
+    for path in write(folder, leaderboard(records), records, [*before[0], *rows], [*before[1], *columns]):
         _print(f"wrote {path}")
 
 
@@ -391,9 +408,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app(prog_name="bench")
-    except KeyboardInterrupt:
-        _warn("interrupted; the same command goes on where this one stopped")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # click's answer to ctrl-c
+            _warn("interrupted; the same command goes on where this one stopped")
+        raise
     except Exception as error:
         error_ = as_users(error)
         if not is_users(error_):

@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
+
+from benchmark.errors import UserError
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -77,6 +80,7 @@ class pool:  # noqa: N801 (used like the function `in_process`)
         size = min(self.workers, len(todo))
         with ProcessPoolExecutor(size, context, _start, shared) as processes, bar(title, sum(weights)) as show:
             pending = [processes.submit(_work, function, item, place) for place, item in enumerate(todo)]
+            processes.submit(int)  # without another call the death of the worker started last would go unnoticed
             try:
                 while wait(pending, 0.1, FIRST_EXCEPTION).not_done and not _failed(pending):
                     _drain(posts, parts)
@@ -90,7 +94,13 @@ class pool:  # noqa: N801 (used like the function `in_process`)
 def _raise_first(pending: list[Future[Any]]) -> None:
     for future in pending:
         if _failed([future]):
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker process was killed, most likely because memory ran out; run the same command again, with"
+                    " fewer --workers"
+                ) from error
 
 
 def _failed(pending: list[Future[Any]]) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
 
 
 class UserError(Exception):
@@ -34,4 +37,25 @@ def as_users(error: BaseException) -> BaseException:
         )
     if isinstance(error, PermissionError):
         return UserError(f"no permission to write {error.filename}; give another --home or --results")
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return UserError(f"{error.filename} is a file where a folder is needed; give another --home or --results")
     return error
+
+
+class Failure(NamedTuple):
+    """A job's end as a plain value: what went wrong, where, whether the user can mend it, else the traceback."""
+
+    where: str
+    message: str
+    users: bool
+    trace: str = ""
+    path: Path | None = None
+
+
+def failure(where: str, error: BaseException) -> Failure:
+    """An exception as a value: a sentence for mistakes of the user's, else the traceback's last line."""
+    error = as_users(error)
+    if is_users(error):
+        return Failure(where, str(error), True)
+    told = " ".join(f"{type(error).__name__}: {error}".split())
+    return Failure(where, told, False, "".join(traceback.format_exception(error)))

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmark.audio import read, samples_at
 from benchmark.engine import Engine, in_process, progress
-from benchmark.errors import UserError
+from benchmark.errors import Failure, UserError, failure
 from benchmark.files import aside, write_text
 from benchmark.manifest import Clip
 from benchmark.plan import Extraction, Setup
@@ -46,9 +46,9 @@ class Shard(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One shard to write."""
+    """One shard to write. bare: its extraction without the clips, so that it stays small on its way to a worker."""
 
-    extraction: Extraction
+    bare: Extraction
     shard: Shard
     setup: Setup
 
@@ -102,11 +102,16 @@ def row_shape(extraction: Extraction) -> tuple[int, int]:
     return (card.summary_layers, card.summary_dim) if extraction.view == "summary" else (card.layers, card.dim)
 
 
-def size(extraction: Extraction) -> int:
-    """Bytes that the shards take on disk, to the byte."""
+def bytes_of(extraction: Extraction, shards: Sequence[Shard]) -> int:
+    """Bytes that some shards take on disk, to the byte."""
     layers, dim = row_shape(extraction)
-    numbers = sum(rows(extraction, extraction.clips)) * layers * dim
-    return numbers * DTYPES[extraction.view].itemsize + HEADER * len(layout(extraction))
+    numbers = sum(sum(rows(extraction, shard.clips)) for shard in shards) * layers * dim
+    return numbers * DTYPES[extraction.view].itemsize + HEADER * len(shards)
+
+
+def size(extraction: Extraction) -> int:
+    """Bytes that all shards take on disk."""
+    return bytes_of(extraction, layout(extraction))
 
 
 def folder_of(extraction: Extraction, home: Path) -> Path:
@@ -120,18 +125,20 @@ def path_of(extraction: Extraction, shard: Shard, home: Path) -> Path:
 
 
 def missing(extraction: Extraction, home: Path) -> list[Shard]:
-    """Shards that are not on disk yet."""
+    """Shards that are not on disk yet, or not whole."""
     folder = folder_of(extraction, home)
-    present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
-    return [shard for shard in layout(extraction) if path_of(extraction, shard, home).name not in present]
+    entries = list(os.scandir(folder)) if folder.is_dir() else []
+    present = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".npy")}
+    return [
+        shard
+        for shard in layout(extraction)
+        if present.get(path_of(extraction, shard, home).name) != bytes_of(extraction, [shard])
+    ]
 
 
 def bytes_missing(extraction: Extraction, home: Path) -> int:
     """Bytes that `extract` would write now."""
-    layers, dim = row_shape(extraction)
-    shards = missing(extraction, home)
-    numbers = sum(sum(rows(extraction, shard.clips)) for shard in shards) * layers * dim
-    return numbers * DTYPES[extraction.view].itemsize + HEADER * len(shards)
+    return bytes_of(extraction, missing(extraction, home))
 
 
 def hours_missing(extraction: Extraction, home: Path) -> float:
@@ -139,58 +146,82 @@ def hours_missing(extraction: Extraction, home: Path) -> float:
     return sum(shard.seconds for shard in missing(extraction, home)) / 3600
 
 
-def extract(extraction: Extraction, setup: Setup, engine: Engine = in_process) -> None:
-    """Write the shards that are missing; interrupted at any moment, the next call goes on where it stopped."""
-    needed = bytes_missing(extraction, setup.home)
-    if not needed:
-        return
-    folder = folder_of(extraction, setup.home)
-    folder.mkdir(parents=True, exist_ok=True)
-    _room(needed, folder)
-    about = {"upstream": extraction.card._asdict(), "view": extraction.view, "clips": len(extraction.clips)}
-    write_text(folder / "about.json", json.dumps(about, indent=1))
-    work = [Work(extraction, shard, setup) for shard in missing(extraction, setup.home)]
-    engine(write_shard, work, f"extract {extraction.card.name}", lambda item: item.shard.seconds)
+def extract(wanted: Iterable[Extraction], setup: Setup, engine: Engine = in_process) -> dict[str, Failure]:
+    """Write the shards that are missing; interrupted at any moment, the next call goes on where it stopped.
+
+    Gives what went wrong by extraction key. Raises UserError where the disk has too little room.
+    """
+    todo = [(each, missing(each, setup.home)) for each in sorted(wanted, key=lambda each: each.card.name)]
+    todo = [(each, shards) for each, shards in todo if shards]
+    _room(sum(bytes_missing(each, setup.home) for each, _ in todo), setup.home)
+    for each, _ in todo:
+        about = {"upstream": each.card._asdict(), "view": each.view, "clips": len(each.clips)}
+        write_text(folder_of(each, setup.home) / "about.json", json.dumps(about, indent=1))
+    work = [Work(each._replace(clips=()), shard, setup) for each, shards in todo for shard in shards]
+    _broken.clear()
+    results = engine(write_shard, work, "extract features", cost)
+    return {item.bare.key: failed for item, failed in zip(work, results, strict=True) if failed}
 
 
-def _room(needed: int, folder: Path) -> None:
-    free = shutil.disk_usage(folder).free
+def cost(work: Work) -> float:
+    """How long a shard takes, roughly: for the progress bar only."""
+    return work.shard.seconds * (1 + work.bare.card.parameters / 100_000)
+
+
+def _room(needed: int, home: Path) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
     if needed > free:
         raise UserError(
-            f"{needed / 1e9:.2f} GB of features do not fit into the {free / 1e9:.2f} GB free at {folder}; free some, or"
+            f"{needed / 1e9:.2f} GB of features do not fit into the {free / 1e9:.2f} GB free at {home}; free some, or"
             " give another --home"
         )
 
 
-def write_shard(work: Work) -> None:
-    """Encode the clips of a shard and write it whole."""
-    extraction, shard, setup = work
-    rate = extraction.card.sample_rate
-    upstream = upstream_of(extraction.card.name, setup.device, setup.precision)
-    values = np.empty((sum(rows(extraction, shard.clips)), *row_shape(extraction)), DTYPES[extraction.view])
+_broken: set[str] = set()  # extractions that failed in this process: their other shards would fail too
+
+
+def write_shard(work: Work) -> Failure | None:
+    """Encode the clips of a shard and write it whole; gives what went wrong, so that others go on."""
+    if work.bare.key in _broken:
+        return None
+    try:
+        _write_shard(work)
+    except Exception as error:
+        _broken.add(work.bare.key)
+        return failure(work.bare.card.name, error)
+    return None
+
+
+def _write_shard(work: Work) -> None:
+    bare, shard, setup = work
+    upstream = upstream_of(bare.card.name, setup.device, setup.precision)
+    values = np.empty((sum(rows(bare, shard.clips)), *row_shape(bare)), DTYPES[bare.view])
     at = 0
-    for batch, waveforms in prefetched(shard.batches, rate):
-        for clip, part in zip(batch, encode(upstream, waveforms, extraction.view, setup), strict=True):
-            _sound(extraction, clip, part)
-            values[at : at + len(part)] = part
-            at += len(part)
+    for batch, waveforms in prefetched(shard.batches, bare.card.sample_rate):
+        for clip, part in zip(batch, encode(upstream, waveforms, bare.view, setup), strict=True):
+            (count,) = rows(bare, [clip])
+            _sound(bare, clip, part, count)
+            values[at : at + count] = part
+            at += count
         progress(at, len(values))
-    if at != len(values):
+    with aside(path_of(bare, shard, setup.home)) as partial, open(partial, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(values))
+        file.write(values.data)  # np.save does not say that a disk is full
+
+
+def _sound(bare: Extraction, clip: Clip, part: np.ndarray, count: int) -> None:
+    name = bare.card.name
+    if part.shape != (count, *row_shape(bare)):
         raise UserError(
-            f"upstream {extraction.card.name!r} gave {at} frames where its hop and window say {len(values)}; see: bench"
-            f" check {extraction.card.name}"
+            f"upstream {name!r} gives clip {clip.id!r} features of shape {part.shape} where its hop, window, layers and"
+            f" dim say {(count, *row_shape(bare))}; see: bench check {name}"
         )
-    with aside(path_of(extraction, shard, setup.home)) as partial, open(partial, "wb") as file:
-        np.save(file, values)
-
-
-def _sound(extraction: Extraction, clip: Clip, part: np.ndarray) -> None:
     if not np.isfinite(part).all():
-        kind = "half precision cannot hold" if extraction.view == "frames" else "are not finite numbers"
-        hint = "; 'features: live' in the task avoids storing them" if extraction.view == "frames" else ""
+        kind = "half precision cannot hold" if bare.view == "frames" else "are not finite numbers"
+        hint = "; 'features: live' in the task avoids storing them" if bare.view == "frames" else ""
         raise UserError(
-            f"upstream {extraction.card.name!r} gives features of clip {clip.id!r} that {kind}{hint}; see: bench check"
-            f" {extraction.card.name}"
+            f"upstream {name!r} gives features of clip {clip.id!r} that {kind}{hint}; see: bench check {name}"
         )
 
 
@@ -249,7 +280,16 @@ def upstream_of(name: str, device: str, precision: str) -> Any:
     from upstreams.precision import at
 
     keep_memory()
+    exact(device)
     return at(precision, create(name).to(device).eval())
+
+
+def exact(device: str) -> None:
+    """Full single precision on CUDA, where convolutions otherwise round to ten bits and batches begin to matter."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False
 
 
 def summary_shape(upstream: Any) -> tuple[int, int]:

@@ -80,7 +80,7 @@ def _cell(records: list[Record]) -> Cell:
     rates = sorted(lr for lr in by_rate if lr is not None)
     return Cell(
         value=math.nan if math.isnan(valid) else fmean(means),
-        spread=stdev(means) if len(means) > 1 else None,
+        spread=_spread(means),
         valid=valid,
         metric=first.metric,
         higher=first.higher,
@@ -92,6 +92,13 @@ def _cell(records: list[Record]) -> Cell:
         skipped=sum({record.fold: sum(record.skipped.values()) for record in chosen}.values()),
         limit=first.limit,
     )
+
+
+def _spread(means: list[float]) -> float | None:
+    if len(means) < 2:
+        return None
+    # Python 3.10 and 3.11 raise AttributeError for the deviation of numbers that include NaN.
+    return stdev(means) if all(map(math.isfinite, means)) else math.nan
 
 
 def _score(scores: dict[str, float | None], record: Record) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,13 +64,14 @@ class Card(NamedTuple):
 
 
 class HeadCard(NamedTuple):
-    """What planning needs to know of a head."""
+    """What planning needs to know of a head. options: what `head_args` may hold."""
 
     view: str
     judged_on: str
     metrics: dict[str, bool]
     trained: bool
     closed: bool
+    options: list[str]
 
 
 class Extraction(NamedTuple):
@@ -96,7 +99,7 @@ class Job(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """The jobs that share task, upstream and fold, and so train side by side."""
+    """The jobs that share task, upstream and fold, and so train side by side. limit: clips per split, if it cut any."""
 
     task: Task
     card: Card
@@ -106,6 +109,7 @@ class Sweep(NamedTuple):
     group: str
     jobs: tuple[Job, ...]
     selection: Selection
+    limit: int | None = None
 
     @property
     def clips(self) -> tuple[Clip, ...]:
@@ -169,7 +173,7 @@ def _describe(name: str, precision: str) -> Card:
 
 def head_card(name: str, setup: Setup) -> HeadCard:
     """What planning needs to know of a head, without importing torch every time."""
-    key = digest(_package_stamps("downstreams"))
+    key = digest([_package_stamps("downstreams"), HeadCard._fields])
     table = remembered(setup.home / "cards" / "heads.json", key, _head_cards)
     if name not in table:
         raise unknown("head", name, table)
@@ -180,8 +184,13 @@ def _head_cards() -> dict[str, list[Any]]:
     from downstreams import HEADS
 
     return {
-        name: [head.view, head.judged_on, dict(head.metrics), head.trained, head.closed] for name, head in HEADS.items()
+        name: [head.view, head.judged_on, dict(head.metrics), head.trained, head.closed, _options(head)]
+        for name, head in HEADS.items()
     }
+
+
+def _options(head: type) -> list[str]:
+    return [name for name in inspect.signature(head).parameters if name not in ("layers", "dim", "targets")]
 
 
 def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Manifest], setup: Setup) -> list[Sweep]:
@@ -190,18 +199,31 @@ def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Ma
     upstreams = list(cards)
     for task in tasks:
         head = head_card(task.head, setup)
-        metric = task.metric or next(iter(head.metrics))
-        if metric not in head.metrics:
-            raise UserError(
-                f"task {task.name!r}: {unknown('metric', metric, head.metrics)} ({task.head} reports:"
-                f" {', '.join(head.metrics)})"
-            )
-        task = task.model_copy(update={"metric": metric})
+        task = _fitting(task, head)
         manifest = manifests[task.corpus]
         for fold in folds(manifest, task):
-            selection = select(manifest, task, head.judged_on, head.closed, fold, setup.limit, setup.skip_bad)
-            sweeps += [_sweep(task, card, head, fold, selection, setup) for card in upstreams]
+            choose = partial(select, manifest, task, head.judged_on, head.closed, fold, skip_bad=setup.skip_bad)
+            selection = choose(limit=setup.limit)
+            limit = None if setup.limit is None or selection == choose() else setup.limit
+            sweeps += [_sweep(task, card, head, fold, selection, setup)._replace(limit=limit) for card in upstreams]
     return sweeps
+
+
+def _fitting(task: Task, head: HeadCard) -> Task:
+    """The task with its metric settled; raises UserError for a metric or head option that its head does not know."""
+    metric = task.metric or next(iter(head.metrics))
+    if metric not in head.metrics:
+        raise UserError(
+            f"task {task.name!r}: {unknown('metric', metric, head.metrics)} ({task.head} reports:"
+            f" {', '.join(head.metrics)})"
+        )
+    for option in task.head_args:
+        if option not in head.options:
+            raise UserError(
+                f"task {task.name!r}: {unknown('head option', option, head.options)} ({task.head} takes:"
+                f" {', '.join(head.options) or 'none'})"
+            )
+    return task.model_copy(update={"metric": metric})
 
 
 def _sweep(task: Task, card: Card, head: HeadCard, fold: str | None, selection: Selection, setup: Setup) -> Sweep:

@@ -84,6 +84,11 @@ class Results:
             write_text(path, text)
         return paths
 
+    def forget(self, task: str, upstream: str) -> None:
+        """Delete what went wrong before with an upstream on a task, which is about to be tried again."""
+        for path in self.path(task, upstream, "").parent.glob("*.error.txt"):
+            path.unlink(missing_ok=True)
+
     def read(self, keys: Iterable[tuple[str, str, str]]) -> list[Record]:
         """The records of these (task, upstream, job), those that exist."""
         return [record for key in keys if (record := load(self.path(*key)))]

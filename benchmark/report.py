@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
 from math import isnan
 from pathlib import Path
@@ -26,13 +27,13 @@ LIMITED = "‡"
 def rows_of(table: Table, order: Sequence[str] = ()) -> list[str]:
     """Upstreams, those of `order` first, the others by name."""
     names = {upstream for upstream, _ in table}
-    return [name for name in order if name in names] + sorted(names - set(order))
+    return [name for name in dict.fromkeys(order) if name in names] + sorted(names - set(order))
 
 
 def columns_of(table: Table, order: Sequence[str] = ()) -> list[str]:
     """Tasks, those of `order` first, the others by name."""
     names = {task for _, task in table}
-    return [name for name in order if name in names] + sorted(names - set(order))
+    return [name for name in dict.fromkeys(order) if name in names] + sorted(names - set(order))
 
 
 def heading(table: Table, task: str) -> str:
@@ -99,6 +100,17 @@ def long(records: Iterable[Record], table: Table) -> pandas.DataFrame:
     return pandas.DataFrame([_flat(record, table) for record in records])
 
 
+def _sorted(records: Iterable[Record], table: Table, rows: Sequence[str], columns: Sequence[str]) -> list[Record]:
+    """As the leaderboard goes, and then by fold, learning rate and seed."""
+    upstreams, tasks = rows_of(table, rows), columns_of(table, columns)
+
+    def place(record: Record) -> tuple[int, int, str, float, int]:
+        upstream, task = record.upstream["name"], record.task["name"]
+        return upstreams.index(upstream), tasks.index(task), record.fold or "", record.lr or 0.0, record.seed
+
+    return sorted(records, key=place)
+
+
 def _flat(record: Record, table: Table) -> dict[str, Any]:
     cell = table.get((record.upstream["name"], record.task["name"]))
     row: dict[str, Any] = {
@@ -156,6 +168,16 @@ def drawn(table: Table, rows: Sequence[str] = (), columns: Sequence[str] = ()) -
     return board
 
 
+def order_of(folder: Path) -> tuple[list[str], list[str]]:
+    """Upstreams and tasks in the order of the leaderboard that lies there, for the next one to keep."""
+    try:
+        with open(folder / "leaderboard.csv", encoding="utf-8", newline="") as file:
+            head, *rows = csv.reader(file)
+    except (OSError, ValueError):
+        return [], []
+    return [row[0] for row in rows if row], [name.rpartition(" ")[0] for name in head[1:]]
+
+
 def write(
     folder: Path, table: Table, records: Sequence[Record], rows: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> list[Path]:
@@ -163,5 +185,5 @@ def write(
     paths = [folder / name for name in ("leaderboard.csv", "leaderboard.md", "results.csv")]
     write_text(paths[0], wide(table, rows, columns).to_csv(index=False, lineterminator="\n"))
     write_text(paths[1], markdown(table, rows, columns))
-    write_text(paths[2], long(records, table).to_csv(index=False, lineterminator="\n"))
+    write_text(paths[2], long(_sorted(records, table, rows, columns), table).to_csv(index=False, lineterminator="\n"))
     return paths

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import platform
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.engine import Engine, cores, progress
-from benchmark.errors import as_users, is_users
+from benchmark.errors import Failure, UserError, failure
 from benchmark.features import AudioSet, FeatureSet, extract, upstream_of
 from benchmark.leaderboard import Table, leaderboard
 from benchmark.manifest import Manifest
@@ -36,15 +34,6 @@ from benchmark.records import Record, Results
 from benchmark.tasks import Task
 
 
-class Failure(NamedTuple):
-    """What went wrong, where, and whether the user can mend it."""
-
-    where: str
-    message: str
-    users: bool
-    path: Path | None = None
-
-
 class Plan(NamedTuple):
     """Everything the run was asked for. failures: upstreams that could not be loaded."""
 
@@ -63,11 +52,17 @@ class Outcome(NamedTuple):
 
 
 def plan(tasks: Sequence[Task], names: Iterable[str], setup: Setup, engine: Engine) -> Plan:
-    """Load each upstream once, look over each corpus once, and list the sweeps."""
+    """Load each upstream once, look over each corpus once, and list the sweeps.
+
+    Raises UserError for an upstream that is misnamed or has a bad checkpoint: better now than after a night's run.
+    """
+    described = [_describe(name, setup) for name in dict.fromkeys(names)]
+    cards = [each for each in described if isinstance(each, Card)]
+    failures = [each for each in described if isinstance(each, Failure)]
+    for failed in failures:
+        if failed.users:
+            raise UserError(failed.message)
     manifests = prepare_all(tasks, setup, engine)
-    described = [(name, _attempt(name, describe, name, setup)) for name in dict.fromkeys(names)]
-    cards = [card for _, card in described if isinstance(card, Card)]
-    failures = [failure for _, failure in described if isinstance(failure, Failure)]
     return Plan(expand(tasks, cards, manifests, setup), failures, manifests)
 
 
@@ -76,27 +71,30 @@ def run(
 ) -> Outcome:
     """Do what is not done yet, and make the table of all that was asked for; `tell` hears how much that is."""
     results = Results(setup.results)
-    sweeps, failures, manifests = plan(tasks, names, setup, engine)
-    todo = [sweep for sweep in sweeps if not done(sweep, results)]
+    sweeps, unloaded, manifests = plan(tasks, names, setup, engine)
+    failures = [_unloaded(failed, tasks, results) for failed in unloaded]
+    todo = [rest for sweep in sweeps if (rest := remaining(sweep, results)).jobs]
     jobs, left = (sum(len(sweep.jobs) for sweep in some) for some in (sweeps, todo))
     tell(f"{jobs} jobs, {jobs - left} done already, {left} to do")
-    broken: dict[str, Failure] = {}
-    for extraction in extractions(todo):
-        failed = _attempt(extraction.card.name, extract, extraction, setup, engine)
-        if isinstance(failed, Failure):
-            broken[extraction.key] = failed
-    ready = [sweep for sweep in todo if not (failed := _broken(sweep, broken))]
+    for sweep in todo:
+        results.forget(sweep.task.name, sweep.card.name)
+    broken = extract(extractions(todo), setup, engine)
+    ready = [sweep for sweep in todo if not _broken(sweep, broken)]
+    ready.sort(key=work_of, reverse=True)  # the long ones first, so that no worker is left alone with one at the end
     failures += [_note(sweep, failed, results) for sweep in todo if (failed := _broken(sweep, broken))]
     stage = partial(train_stage, setup=setup, corpora={name: manifest.digest for name, manifest in manifests.items()})
-    failures += [failed for failed in engine(stage, ready, "train heads", work_of) if failed]
+    ended = engine(stage, ready, "train heads", work_of)
+    failures += [failed for failed in ended if failed]
     keys = [(sweep.task.name, sweep.card.name, job.id) for sweep in sweeps for job in sweep.jobs]
     records = results.read(keys)
-    return Outcome(leaderboard(records), records, failures, sum(len(sweep.jobs) for sweep in ready))
+    trained = sum(len(sweep.jobs) for sweep, failed in zip(ready, ended, strict=True) if not failed)
+    return Outcome(leaderboard(records), records, failures, trained)
 
 
-def done(sweep: Sweep, results: Results) -> bool:
-    """Whether every job of a sweep has its record."""
-    return all(results.has(sweep.task.name, sweep.card.name, job.id) for job in sweep.jobs)
+def remaining(sweep: Sweep, results: Results) -> Sweep:
+    """The sweep with only those jobs that have no record yet."""
+    jobs = [job for job in sweep.jobs if not results.has(sweep.task.name, sweep.card.name, job.id)]
+    return sweep._replace(jobs=tuple(jobs))
 
 
 def work_of(sweep: Sweep) -> float:
@@ -107,20 +105,11 @@ def work_of(sweep: Sweep) -> float:
     return audio * sweep.task.epochs * len(sweep.jobs)
 
 
-def _attempt(where: str, function: Any, *arguments: Any) -> Any:
-    """What the function gives, or the Failure that it ended in."""
+def _describe(name: str, setup: Setup) -> Card | Failure:
     try:
-        return function(*arguments)
+        return describe(name, setup)
     except Exception as error:
-        return failure(where, error)
-
-
-def failure(where: str, error: BaseException) -> Failure:
-    """An exception as a value: a sentence for mistakes of the user's, else the traceback's last line."""
-    error = as_users(error)
-    if is_users(error):
-        return Failure(where, str(error), True)
-    return Failure(where, f"{type(error).__name__}: {error}", False)
+        return failure(name, error)
 
 
 def _broken(sweep: Sweep, broken: dict[str, Failure]) -> Failure | None:
@@ -128,21 +117,29 @@ def _broken(sweep: Sweep, broken: dict[str, Failure]) -> Failure | None:
     return broken.get(needs.key) if needs else None
 
 
+def _unloaded(failed: Failure, tasks: Iterable[Task], results: Results) -> Failure:
+    """The failure of an upstream that cannot be described, told beside where its records would be."""
+    if failed.users:
+        return failed
+    paths = [results.fail(task.name, failed.where, ["upstream"], failed.trace)[0] for task in tasks]
+    return failed._replace(path=paths[0])
+
+
 def _note(sweep: Sweep, failed: Failure, results: Results) -> Failure:
-    paths = results.fail(sweep.task.name, sweep.card.name, [job.id for job in sweep.jobs], failed.message + "\n")
+    """The failure of a sweep, told beside where its records would be."""
+    text = failed.trace or failed.message + "\n"
+    paths = results.fail(sweep.task.name, sweep.card.name, [job.id for job in sweep.jobs], text)
     return failed._replace(where=f"{sweep.card.name} on {sweep.task.name}", path=paths[0])
 
 
 def train_stage(sweep: Sweep, setup: Setup, corpora: dict[str, str]) -> Failure | None:
     """Train, choose on validation and test the jobs of a sweep, and write their records."""
+    stored = sweep.features in ("summary", "frames")
     try:
-        _train(sweep, setup, corpora[sweep.task.corpus])
+        with threads(1 if stored and setup.device == "cpu" else None):
+            _train(sweep, setup, corpora[sweep.task.corpus])
     except Exception as error:
-        where = f"{sweep.card.name} on {sweep.task.name}"
-        found = failure(where, error)
-        text = found.message + "\n" if found.users else traceback.format_exc()
-        paths = Results(setup.results).fail(sweep.task.name, sweep.card.name, [job.id for job in sweep.jobs], text)
-        return found._replace(path=paths[0])
+        return _note(sweep, failure("", error), Results(setup.results))
     return None
 
 
@@ -156,40 +153,45 @@ def _train(sweep: Sweep, setup: Setup, corpus: str) -> None:
     live = sweep.features in ("live", "finetune")
     encoder = upstream_of(sweep.card.name, setup.device, setup.precision) if live else None
     began = time.monotonic()
-    with threads(1 if sweep.features == "summary" and setup.device == "cpu" else None):
-        fitted = fit(
-            build=partial(head, *_feature_shape(sweep), sets["train"].targets, **task.head_args),
-            settings=[Setting(lr=job.lr or 0.0, seed=job.seed) for job in sweep.jobs],
-            train=sets["train"],
-            valid=sets["valid"],
-            references=references["valid"],
-            metric=task.metric or "",
-            recipe=Recipe(
-                epochs=task.epochs, optimizer=task.optimizer, weight_decay=task.weight_decay, clip=task.clip,
-                patience=task.patience, encoder_lr=task.encoder_lr,
-            ),
-            encoder=encoder,
-            tune=sweep.features == "finetune",
-            device=setup.device,
-            report=progress,
-        )  # fmt: skip
+    fitted = fit(
+        build=partial(head, *_feature_shape(sweep), sets["train"].targets, **task.head_args),
+        settings=[Setting(lr=job.lr or 0.0, seed=job.seed) for job in sweep.jobs],
+        train=sets["train"],
+        valid=sets["valid"],
+        references=references["valid"],
+        metric=task.metric or "",
+        recipe=Recipe(
+            epochs=task.epochs, optimizer=task.optimizer, weight_decay=task.weight_decay, clip=task.clip,
+            patience=task.patience, encoder_lr=task.encoder_lr,
+        ),
+        encoder=encoder,
+        tune=sweep.features == "finetune",
+        device=setup.device,
+        report=progress,
+    )  # fmt: skip
     trained = time.monotonic()
     predictions = predict(fitted, sets["test"], encoder=encoder, device=setup.device)
     seconds = {"fit": trained - began, "test": time.monotonic() - trained}
-    for job, result, predicted in zip(sweep.jobs, fitted, predictions, strict=True):
-        scores, outcomes = head.score(predicted, references["test"])
+    scored = [head.score(predicted, references["test"]) for predicted in predictions]
+    for job, result, (scores, outcomes) in zip(sweep.jobs, fitted, scored, strict=True):
         Results(setup.results).write(_record(sweep, job, result, scores, seconds, setup, corpus), outcomes)
 
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Compute with so many threads: on summaries steps are so small that several threads mostly wait for each other."""
+    """Compute with so many threads, None for as many as before.
+
+    Heads take one: their steps are so small that several threads mostly wait for each other, and with another number
+    sums are rounded otherwise, so that the table would depend on the number of workers.
+    """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _data(sweep: Sweep, split: str, setup: Setup) -> FeatureSet | AudioSet:
@@ -243,7 +245,7 @@ def _record(
         trials={split: len(trials) for split, trials in selection.trials.items()},
         skipped=selection.skipped
         | ({"training texts longer than their frames": result.unusable} if result.unusable else {}),
-        limit=setup.limit,
+        limit=sweep.limit,
         seconds={stage: round(value, 3) for stage, value in seconds.items()},
         device=_device(setup.device),
         versions=installed(),

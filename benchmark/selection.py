@@ -66,7 +66,7 @@ def select(
         return Selection(clips, trials, skipped)
     if closed:
         clips = _seen(task, clips, skipped, skip_bad)
-    return Selection({split: _first(part, task.target, limit) for split, part in clips.items()}, {}, skipped)
+    return Selection(clips if limit is None else _limited(task, clips, closed, limit), {}, skipped)
 
 
 def folds(manifest: Manifest, task: Task) -> list[str | None]:
@@ -173,7 +173,22 @@ def _seen(task: Task, clips: dict[str, list[Clip]], skipped: dict[str, int], ski
 
 
 def _labels(clip: Clip, target: str) -> set[str]:
-    return {label for label in clip.labels[target].split("|") if label}
+    return {label.strip() for label in clip.labels[target].split("|") if label.strip()}
+
+
+def _limited(task: Task, clips: dict[str, list[Clip]], closed: bool, limit: int) -> dict[str, list[Clip]]:
+    """At most `limit` clips of each split, of valid and test only such as have labels of the training clips left."""
+    few = {"train": _first(clips["train"], task.target, limit)}
+    known = {label for clip in few["train"] for label in _labels(clip, task.target)}
+    for split in ("valid", "test"):
+        fair = [clip for clip in clips[split] if not closed or _labels(clip, task.target) <= known]
+        if not fair:
+            raise UserError(
+                f"task {task.name!r}: --limit {limit} leaves no {split} clip with a label of the training clips; raise"
+                " it"
+            )
+        few[split] = _first(fair, task.target, limit)
+    return few
 
 
 def _first(clips: list[Clip], target: str, limit: int | None) -> list[Clip]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -15,6 +16,15 @@ from benchmark.errors import UserError, unknown
 
 HERE = Path(__file__).parent
 Features = Literal["auto", "summary", "frames", "live", "finetune"]
+
+
+class Numbers(yaml.SafeLoader):
+    """YAML 1.1 that also takes 1e-4 for a number, as YAML 1.2 does, not only 1.0e-4."""
+
+
+Numbers.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 class Task(BaseModel):
@@ -52,7 +62,7 @@ class Task(BaseModel):
     @field_validator("lr")
     @classmethod
     def _rates(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
-        if not rates or any(rate <= 0 for rate in rates):
+        if not rates or not all(0 < rate < math.inf for rate in rates):
             raise ValueError("needs at least one learning rate, each above 0")
         return tuple(sorted(set(rates)))
 
@@ -100,7 +110,7 @@ def load_tasks(path: Path | None = None) -> Protocol:
     for key in set(content) - {"tasks", "suites"}:
         raise UserError(f"{path}: {unknown('section', key, ['tasks', 'suites'])}")
     tasks = {name: _task(path, name, fields) for name, fields in _mapping(path, content, "tasks").items()}
-    suites = {name: tuple(members) for name, members in _mapping(path, content, "suites").items()}
+    suites = {name: _members(path, name, listed) for name, listed in _mapping(path, content, "suites").items()}
     for suite, members in suites.items():
         for member in members:
             if member not in tasks:
@@ -110,7 +120,7 @@ def load_tasks(path: Path | None = None) -> Protocol:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Numbers)
     except OSError as error:
         raise UserError(f"cannot read the protocol {path}: {error.strerror}; give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -127,6 +137,12 @@ def _mapping(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]
     if not isinstance(section, Mapping):
         raise UserError(f"{path}: {key!r} must map names to values")
     return {str(name): value for name, value in section.items()}
+
+
+def _members(path: Path, suite: str, listed: Any) -> tuple[str, ...]:
+    if not isinstance(listed, list):
+        raise UserError(f"{path}: suite {suite!r} must list tasks, such as [tiny_keyword, tiny_asr]")
+    return tuple(map(str, listed))
 
 
 def _task(path: Path, name: str, fields: Any) -> Task:
