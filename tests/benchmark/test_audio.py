@@ -1,0 +1,123 @@
+"""Audio files of every kind are looked over once, and stretches of them read exactly."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from benchmark import audio
+from benchmark.audio import Stretch, inspect, read, samples_at
+
+
+def wave(path: Path, samples: np.ndarray, rate: int = 16_000, subtype: str | None = None) -> Path:
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+def noise(samples: int, channels: int | None = None, seed: int = 0) -> np.ndarray:
+    shape = samples if channels is None else (samples, channels)
+    return (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def whole(path: Path) -> Stretch:
+    found = inspect(str(path))
+    assert found.problem == ""
+    return Stretch(str(path), 0, found.samples, found.rate)
+
+
+def test_a_sound_file_has_its_length_rate_and_digest_and_no_problem(tmp_path: Path) -> None:
+    path = wave(tmp_path / "a.wav", noise(8000, 2), 8000)
+    found = inspect(str(path))
+    assert found == (8000, 8000, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), "")
+
+
+def test_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
+    empty, text, header = tmp_path / "e.wav", tmp_path / "t.wav", tmp_path / "h.wav"
+    empty.touch()
+    text.write_text("This is not audio at all, but a story of some length about a dog.\n" * 9)
+    wave(header, noise(0))
+    nan = noise(4000)
+    nan[3999] = np.nan
+    infinite = noise(4000, 2)
+    infinite[7, 1] = np.inf
+    wave(tmp_path / "n.wav", nan, subtype="FLOAT")
+    wave(tmp_path / "i.wav", infinite, subtype="FLOAT")
+    wave(tmp_path / "s.wav", noise(399))
+    problems = {name: inspect(str(tmp_path / f"{name}.wav")).problem for name in "ethnisx"}
+    assert problems["e"] == "is an empty file"
+    assert problems["t"].startswith("is not readable audio (")
+    assert problems["h"] == "holds no samples"
+    assert "not finite numbers" in problems["n"]
+    assert "not finite numbers" in problems["i"]
+    assert problems["s"] == "is 0.0249 s long, shorter than 0.025 s"
+    assert problems["x"] == "cannot be opened (No such file or directory)"
+    assert "cannot be opened (Is a directory)" in inspect(str(tmp_path)).problem
+    assert inspect(str(wave(tmp_path / "shortest.wav", noise(400)))).problem == ""
+
+
+def test_a_bad_sample_in_a_late_block_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "BLOCK", 1000)
+    samples = noise(10_500)
+    assert inspect(str(wave(tmp_path / "good.wav", samples, subtype="FLOAT")))[::3] == (10_500, "")
+    samples[10_400] = np.nan
+    assert "not finite" in inspect(str(wave(tmp_path / "bad.wav", samples, subtype="FLOAT"))).problem
+
+
+def test_a_truncated_file_is_as_long_as_what_is_left_of_it(tmp_path: Path) -> None:
+    path = wave(tmp_path / "a.wav", noise(16_000))
+    before = soundfile.read(path, dtype="float32")[0]
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 6000])
+    assert len(read(whole(path), 16_000)) == 6000
+    np.testing.assert_array_equal(read(whole(path), 16_000), before[:6000])
+    flac = wave(tmp_path / "a.flac", noise(160_000))
+    flac.write_bytes(flac.read_bytes()[:9000])
+    found = inspect(str(flac))
+    assert found.problem or found.samples == len(read(Stretch(str(flac), 0, found.samples, found.rate), 16_000))
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    stereo = noise(5000, 2)
+    path = wave(tmp_path / "a.wav", stereo, subtype="FLOAT")
+    np.testing.assert_allclose(read(whole(path), 16_000), stereo.mean(1), atol=1e-7)
+    six = noise(5000, 6)
+    np.testing.assert_allclose(
+        read(whole(wave(tmp_path / "b.wav", six, subtype="FLOAT")), 16_000), six.mean(1), atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("samples", [1300, 7777, 44_101])
+def test_odd_rates_give_the_length_that_was_planned(tmp_path: Path, rate: int, samples: int) -> None:
+    stretch = whole(wave(tmp_path / "a.wav", noise(samples), rate))
+    found = read(stretch, 16_000)
+    assert found.dtype == np.float32
+    assert len(found) == samples_at(stretch, 16_000) == int(np.ceil(samples * 16_000 / rate))
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 44_100, 48_000])
+def test_resampling_keeps_a_tone_where_and_when_it_was(tmp_path: Path, rate: int) -> None:
+    times = np.arange(rate) / rate
+    path = wave(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * times), rate, "FLOAT")
+    expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    np.testing.assert_allclose(read(whole(path), 16_000)[500:-500], expected[500:-500], atol=2e-3)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff"])
+def test_a_stretch_is_what_lies_there_in_the_whole_file(tmp_path: Path, suffix: str) -> None:
+    path = wave(tmp_path / f"a.{suffix}", noise(20_000))
+    everything, rate = soundfile.read(path, dtype="float32")
+    assert len(everything) == inspect(str(path)).samples
+    for first, count in ((0, 400), (1234, 5000), (19_000, 1000)):
+        part = read(Stretch(str(path), first, count, rate), rate)
+        np.testing.assert_allclose(part, everything[first : first + count], atol=1e-6)
+
+
+def test_reading_gives_memory_of_its_own(tmp_path: Path) -> None:
+    stretch = whole(wave(tmp_path / "a.wav", noise(5000)))
+    once = read(stretch, 16_000)
+    once[:] = 0
+    assert read(stretch, 16_000).any()

@@ -1,0 +1,105 @@
+"""Records and their outcomes are written once and read back as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from benchmark.records import Results, load, slug
+from tests.benchmark.made import record
+
+
+def key(each: object) -> tuple[str, str, str]:
+    return each.task["name"], each.upstream["name"], each.id  # type: ignore[attr-defined]
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    written = record(valid=None, test=1 / 3, skipped={"bad audio": 2}, fold="session é", limit=4)
+    assert not results.has(*key(written))
+    results.write(written, [])
+    assert results.has(*key(written))
+    assert results.read([key(written), ("words", "fbank", "absent")]) == [written]
+    assert results.read_all() == ([written], [])
+    assert results.outcomes(written) == []
+
+
+def test_outcomes_keep_texts_numbers_and_structures(tmp_path: Path) -> None:
+    rows = [
+        {"id": 'a,"b"\n', "reference": "", "score": 1 / 3, "correct": True, "scores": {"b": 1.5, "a": 2}},
+        {"id": "ü", "reference": "x|y", "score": -12345.678901, "correct": False, "scores": {}},
+    ]
+    results = Results(tmp_path)
+    results.write(record(), rows)
+    found = results.outcomes(record())
+    assert [row["id"] for row in found] == ['a,"b"\n', "ü"]
+    assert [float(row["score"]) for row in found] == pytest.approx([1 / 3, -12345.678901], rel=1e-6)
+    assert [row["correct"] for row in found] == ["True", "False"]
+    assert found[0]["scores"] == '{"a": 2, "b": 1.5}'
+
+
+def test_the_same_outcomes_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        Results(tmp_path / name).write(record(), [{"id": "a", "score": 0.5}])
+    one, two = (next((tmp_path / name).rglob("*.gz")).read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_record_that_would_hold_nan_is_refused_whole(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        Results(tmp_path).write(record(test=float("nan")).model_copy(update={"test": {"accuracy": float("nan")}}), [])
+    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_failure_lies_beside_its_record_until_that_is_written(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    done = record()
+    paths = results.fail("words", "fbank", [done.id, "other"], "it broke\n")
+    assert [path.read_text() for path in paths] == ["it broke\n"] * 2
+    assert paths[0].parent == results.path(*key(done)).parent
+    assert not results.has(*key(done))
+    results.write(done, [])
+    assert [path.exists() for path in paths] == [False, True]
+
+
+def test_strange_files_are_told_apart_and_left_alone(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.write(record(), [])
+    strange = tmp_path / "runs" / "words" / "fbank" / "zz.json"
+    for content in ("{}", "not json", '{"id": "x", "unknown": 1}'):
+        strange.write_text(content)
+        assert results.read_all() == ([record()], [strange])
+        assert load(strange) is None
+        assert strange.read_text() == content
+    (strange.parent / ".zz.json.12.partial").write_text("{")
+    assert results.read_all() == ([record()], [strange])
+
+
+def test_a_record_knows_no_other_fields() -> None:
+    with pytest.raises(ValidationError):
+        record(colour="red")
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=60) | st.sampled_from(
+    ["fbank", "fbank@random", "hf:/a/b", "hf:/a_b", "hf_/a_b", "./mine.py:f", "mine.py_f", "..", ".", "a" * 300, "A"]
+)
+
+
+@given(NAMES, NAMES)
+def test_different_names_have_different_folders_and_none_leaves_its_place(one: str, other: str) -> None:
+    for name in (one, other):
+        assert "/" not in slug(name)
+        assert slug(name) not in ("", ".", "..")
+        assert not slug(name).startswith(".")
+        assert len(slug(name).encode()) < 120
+    assert (slug(one) == slug(other)) == (one == other)
+
+
+def test_plain_names_are_their_own_folders() -> None:
+    for name in ("fbank", "fbank_cmvn", "wav2vec2-base@random", "tiny_asr", "v1.2"):
+        assert slug(name) == name
