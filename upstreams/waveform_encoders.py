@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from upstreams.base import Features, Upstream, UpstreamError, valid
 
@@ -42,6 +43,7 @@ class WaveformEncoder(Upstream):
         if config.num_hidden_layers < 1:
             raise UpstreamError("the model has no transformer block; num_hidden_layers in its config.json must be >= 1")
         config.layerdrop = 0.0  # a dropped block would be missing among the layers
+        fold_weight_norm(model)
         self.model, self.normalize, self.sample_rate = model, normalize, sample_rate
         self.hop = math.prod(config.conv_stride)
         self.window = receptive_field(config.conv_kernel, config.conv_stride)
@@ -92,6 +94,21 @@ class WaveformEncoder(Upstream):
             output = encoder(frames, attention_mask=mask)
         states[-1] = output[0]  # after the final norm, in every release of transformers
         return states
+
+
+def fold_weight_norm(model: nn.Module) -> None:
+    """Make normalised weights plain ones, as they are between two training steps.
+
+    The norm would otherwise be taken anew in every forward pass, with last bits that depend on the number of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for module in model.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    finally:
+        torch.set_num_threads(before)
 
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:

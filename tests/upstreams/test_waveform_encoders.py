@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.upstreams.models import KINDS, SMALL, build, padded, plain_stack, relative, save, waveform_extractor
 from upstreams import create
+from upstreams.base import fingerprint
 from upstreams.waveform_encoders import WaveformEncoder, receptive_field, window_moments
 
 CLOSE = 1e-4  # the contract, in float32 and relative to a layer's largest value
@@ -179,3 +180,15 @@ def test_settings_tell_architectures_apart_that_have_the_same_weights() -> None:
     raw = WaveformEncoder(build("hubert", **SMALL), normalize=False, sample_rate=16_000)
     assert one.settings() != other.settings()
     assert one.settings() != raw.settings()
+
+
+def test_the_fingerprint_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    folder = save(build("hubert", "Model", **SMALL), waveform_extractor(), tmp_path)
+    before, prints = torch.get_num_threads(), set()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            prints.add(fingerprint(create(folder)))
+    finally:
+        torch.set_num_threads(before)
+    assert len(prints) == 1
