@@ -20,7 +20,7 @@ from benchmark.engine import Engine, in_process, progress
 from benchmark.errors import Failure, UserError, failure
 from benchmark.files import aside, write_text
 from benchmark.manifest import Clip
-from benchmark.plan import Extraction, Setup
+from benchmark.plan import Card, Extraction, Setup
 
 HEADER = 128  # bytes before the numbers of an .npy file
 SHARD_SECONDS = 120.0  # of audio; what an interruption can lose
@@ -156,7 +156,7 @@ def extract(wanted: Iterable[Extraction], setup: Setup, engine: Engine = in_proc
     _room(sum(bytes_missing(each, setup.home) for each, _ in todo), setup.home)
     for each, _ in todo:
         about = {"upstream": each.card._asdict(), "view": each.view, "clips": len(each.clips)}
-        write_text(folder_of(each, setup.home) / "about.json", json.dumps(about, indent=1))
+        write_text(setup.home / "extractions" / f"{each.key}.json", json.dumps(about, indent=1))
     work = [Work(each._replace(clips=()), shard, setup) for each, shards in todo for shard in shards]
     _broken.clear()
     results = engine(write_shard, work, "extract features", cost)
@@ -401,22 +401,22 @@ def _store(extraction: Extraction, home: Path) -> _Store:
 class AudioSet:
     """Waveforms of some clips with their labels, for upstreams that run live or are fine-tuned."""
 
-    def __init__(self, clips: Sequence[Clip], target: str, batch: int, rate: int) -> None:
+    def __init__(self, clips: Sequence[Clip], target: str, batch: int, card: Card) -> None:
         self.clips = list(clips)
         self.ids: Sequence[str] = [clip.id for clip in clips]
         self.targets: Sequence[str] = [clip.labels[target] for clip in clips]
         self.batch = batch
-        self.rate = rate
+        self.rate = card.sample_rate
+        self._lengths = np.array([card.frames(samples_at(clip.stretch, self.rate)) for clip in clips])
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def batches(self, epoch: int | None) -> Iterator[Any]:
-        """As `FeatureSet.batches`, with waveforms (B, S)."""
+        """As `FeatureSet.batches` of frames, clip for clip, with waveforms (B, S)."""
         from downstreams.base import Batch
 
-        lengths = np.array([samples_at(clip.stretch, self.rate) for clip in self.clips])
-        chosen = order(lengths, self.batch, epoch)
+        chosen = order(self._lengths, self.batch, epoch)
         groups = [tuple(self.clips[place] for place in places) for places in chosen]
         for places, (_, waveforms) in zip(chosen, prefetched(groups, self.rate), strict=True):
             batch, valid = padded(waveforms)

@@ -199,7 +199,7 @@ def _data(sweep: Sweep, split: str, setup: Setup) -> FeatureSet | AudioSet:
     stored = extraction_of(sweep)
     if stored:
         return FeatureSet(stored, clips, task.target, task.batch, setup.home)
-    return AudioSet(clips, task.target, task.batch, sweep.card.sample_rate)
+    return AudioSet(clips, task.target, task.batch, sweep.card)
 
 
 def _references(sweep: Sweep, split: str) -> Any:

@@ -263,7 +263,7 @@ def _trials(
 def _of_each(trials: Iterable[Trial], limit: int) -> list[Trial]:
     taken: Counter[bool] = Counter()
     kept = []
-    for trial in trials:
+    for trial in sorted(trials, key=lambda trial: digest(trial)):
         if taken[trial.target] < limit // 2 or taken[trial.target] == 0:
             taken[trial.target] += 1
             kept.append(trial)

@@ -1,7 +1,7 @@
 """What a pooled task costs beside the bare forward pass it cannot do without; run by `make speed`.
 
-Prints the wall time of (a) the plain transformers model over the clips, the best of three hand-written loops, and (b) the
-whole task with 5 learning rates x 3 seeds: preparing, extracting, training, testing and writing records.
+Prints the wall time of (a) the plain transformers model over the clips, the best of three hand-written loops, and (b)
+the whole task with 5 learning rates x 3 seeds: preparing, extracting, training, testing and writing records.
 """
 
 from __future__ import annotations

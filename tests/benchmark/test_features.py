@@ -239,7 +239,7 @@ def test_a_set_gives_each_clip_once_with_its_label_and_its_own_features(
     upstream = create("fbank")
     wanted = extraction(card, "summary" if kind == "audio" else kind, chosen)
     extract([wanted], Setup(home, home))
-    data: Any = AudioSet(chosen, "keyword", 7, 16_000)
+    data: Any = AudioSet(chosen, "keyword", 7, card)
     if kind != "audio":
         data = FeatureSet(wanted, chosen, "keyword", 7, home)
     by_id = {clip.id: clip for clip in chosen}
