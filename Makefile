@@ -38,9 +38,9 @@ check: $(INSTALLED)
 
 # The tables that README shows, made anew by the code of this commit.
 results: $(INSTALLED)
-	$(BENCH) run $(DEMO_UPSTREAMS) --home demo/home --results results/tiny --workers $(CORES)
+	$(BENCH) run $(DEMO_UPSTREAMS) --home demo/home --results results --workers $(CORES)
 	$(BENCH) run fbank fbank_cmvn mfcc spectrogram hf:examples/hubert_tiny@random --suite fsdd --data fsdd=$(FSDD) \
-	  --home demo/home --results results/fsdd --workers $(CORES)
+	  --home demo/home --results results --workers $(CORES)
 
 # One upstream pass and a sweep of 5 learning rates x 3 seeds, against the bare forward pass over the same clips.
 speed: $(INSTALLED)
