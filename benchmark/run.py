@@ -213,7 +213,8 @@ def _references(sweep: Sweep, split: str) -> Any:
 
 def _feature_shape(sweep: Sweep) -> tuple[int, int]:
     card = sweep.card
-    return (card.summary_layers, card.summary_dim) if sweep.head.view == "summary" else (card.layers, card.dim)
+    summaries = sweep.head.view == "summary" and sweep.features != "frames"
+    return (card.summary_layers, card.summary_dim) if summaries else (card.layers, card.dim)
 
 
 def _record(

@@ -17,13 +17,6 @@ CHANCE = {
     "events": 15.0,
     "speaker": 100 / 66,
 }
-    "keyword": 100 / 12,
-    "language": 10.0,
-    "emotion": 25.0,
-    "event": 100 / 14,
-    "events": 15.0,
-    "speaker": 100 / 66,
-}
 
 
 @pytest.fixture(scope="module")
