@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from upstreams.base import Upstream, UpstreamError
 
 RANDOM = "@random"
+OURS = ("upstreams", "downstreams", "benchmark")
 SEED = 0  # of every random twin
 FAMILIES = {"hf": "upstreams.huggingface"}  # modules whose `load(path, random)` takes what follows the colon
 
 Builder = Callable[..., "Upstream"]
 _registered: dict[str, Builder] = {}
+_neighbours: dict[Path, dict[str, Any]] = {}  # modules that each user's file imported from its own folder
 
 
 class Entry(NamedTuple):
@@ -149,13 +151,13 @@ def from_file(path: str, function: str, random: bool) -> Upstream:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise failure(f"no file '{path}'; a reference to your own upstream is path/file.py:function")
-    with told(file), importable(file.parent):
+    with told(file), importable(file) as neighbours:
         builder = getattr(module_of(file), function, None)
         if not callable(builder):
             raise failure(f"no function '{function}' in '{path}'; a reference is path/file.py:function")
         upstream = call(builder, f"{path}:{function}", random)
     if hasattr(upstream, "state_dict"):
-        upstream.source = hashlib.sha256(file.read_bytes()).hexdigest()
+        upstream.source = code_digest(file, neighbours)
     return upstream
 
 
@@ -170,13 +172,36 @@ def module_of(file: Path) -> Any:
 
 
 @contextmanager
-def importable(folder: Path) -> Iterator[None]:
-    """Lets a user's file import its neighbours, as a script does."""
-    sys.path.insert(0, str(folder))
+def importable(file: Path) -> Iterator[dict[str, Any]]:
+    """Lets a user's file import its neighbours, as a script does; gives those that it has imported, by name."""
+    for others in _neighbours.values():  # namesakes beside another user's file are not meant
+        for name in others:
+            sys.modules.pop(name, None)
+    own = _neighbours.setdefault(file, {})
+    sys.modules.update(own)
+    before = set(sys.modules)
+    sys.path.insert(0, str(file.parent))
     try:
-        yield
+        yield own
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(str(file.parent))
+        fresh = {name: module for name, module in sys.modules.items() if name not in before}
+        own |= {name: module for name, module in fresh.items() if lies_in(file.parent, name, module)}
+
+
+def lies_in(folder: Path, name: str, module: Any) -> bool:
+    """Whether a module was found in a folder itself, not in an environment within it, and is none of this project's."""
+    first = name.partition(".")[0]
+    top, path = folder / first, Path(getattr(module, "__file__", None) or "")
+    return first not in OURS and (path == top.with_suffix(".py") or top in path.parents)
+
+
+def code_digest(file: Path, neighbours: dict[str, Any]) -> str:
+    """Hash of a user's file and of what it imports from its own folder: all that its features may rest on."""
+    digest = hashlib.sha256(file.read_bytes())
+    for name, module in sorted(neighbours.items()):
+        digest.update(name.encode() + hashlib.sha256(Path(module.__file__).read_bytes()).digest())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -188,7 +213,7 @@ def told(file: Path) -> Iterator[None]:
         yield
     except UpstreamError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
         place = f"{file.name}, line {line}" if line else file.name

@@ -13,6 +13,8 @@ from upstreams.base import Features, Upstream, UpstreamError, valid
 from upstreams.spectral import LogMel, trimmed
 from upstreams.waveform_encoders import recorded
 
+AT_ONCE = 8  # stretches; more, which a batch of short clips may be, would take gigabytes of hidden states
+
 
 class Whisper(Upstream):
     """Encoder of Whisper (Radford et al., 2022); a clip longer than its 30 s is encoded in stretches of 30 s.
@@ -63,10 +65,15 @@ class Whisper(Upstream):
         clean = trimmed(waveforms.float(), lengths, 0)
         number = -(-counts // self.frames_per_stretch)
         pieces, owner = cut(clean, number, self.stretch)
+        longest = min(int(counts.max()), self.frames_per_stretch)
+        return joined(torch.cat([self.encode(some, longest) for some in pieces.split(AT_ONCE)]), owner, counts)
+
+    def encode(self, pieces: Tensor, longest: int) -> Tensor:
+        """The first frames (N, longest, L, D) of stretches (N, stretch)."""
         with recorded(self.encoder.layers) as states:
             output = self.encoder(self.log_mel(pieces))
         states[-1] = output[0]  # after the final norm, in every release of transformers
-        return joined(torch.stack([state.float() for state in states], dim=2), owner, counts)
+        return torch.stack([state[:, :longest].float() for state in states], dim=2)
 
     def log_mel(self, pieces: Tensor) -> Tensor:
         """(N, stretch) to (N, bands, 2 T), as WhisperFeatureExtractor does it."""
@@ -114,12 +121,15 @@ class Ast(Upstream):
         counts = self.frame_lengths(lengths)
         number = -(-counts // self.frames_per_stretch)
         pieces, owner = self.pieces(self.log_mel(waveforms, lengths), number)
+        return joined(torch.cat([self.encode(some) for some in pieces.split(AT_ONCE)]), owner, counts)
+
+    def encode(self, pieces: Tensor) -> Tensor:
+        """Frames (N, T, L, D) of stretches (N, max_length, bands)."""
         blocks = getattr(self.model, "layers", None)
         with recorded(self.model.encoder.layer if blocks is None else blocks) as states:
             output = self.model(pieces)
         states[-1] = output[0]  # after the final norm, in every release of transformers
-        stack = torch.stack([self.frames(state.float()) for state in states], dim=2)
-        return joined(stack, owner, counts)
+        return torch.stack([self.frames(state.float()) for state in states], dim=2)
 
     def log_mel(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """Mel frames (B, M, bands), zero beyond each clip's end."""

@@ -29,7 +29,7 @@ LENGTHS = torch.tensor([37, 4, 20, 1, 36, 15])
 
 def build(name: str) -> Head:
     torch.manual_seed(0)
-    head = HEADS[name](LAYERS, DIM, TARGETS, **OPTIONS[name]).double().eval()
+    head = HEADS[name](LAYERS, DIM, TARGETS, **OPTIONS.get(name, {})).double().eval()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_(std=0.5)
@@ -89,7 +89,7 @@ def test_the_time_mean_of_a_clip_says_as_much_as_its_frames(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in HEADS if HEADS[name].trained])
 def test_one_batch_can_be_learnt_by_heart(name: str) -> None:
     torch.manual_seed(0)
-    head, frames = HEADS[name](LAYERS, DIM, TARGETS, **OPTIONS[name]), padded().float() + 0.1
+    head, frames = HEADS[name](LAYERS, DIM, TARGETS, **OPTIONS.get(name, {})), padded().float() + 0.1
     lengths = torch.full_like(LENGTHS, 37)
     frames = frames + torch.randn(len(LENGTHS), 1, 1, DIM)
     optimizer, encoded = torch.optim.Adam(head.parameters(), lr=3e-2), head.encode(TARGETS)
@@ -105,7 +105,7 @@ def test_one_batch_can_be_learnt_by_heart(name: str) -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_layer_weights_start_uniform_and_sum_to_one(name: str) -> None:
-    head = HEADS[name](LAYERS, DIM, TARGETS, **OPTIONS[name])
+    head = HEADS[name](LAYERS, DIM, TARGETS, **OPTIONS.get(name, {}))
     torch.testing.assert_close(head.layer_sum.weights, torch.full((LAYERS,), 1 / LAYERS))
 
 
@@ -201,5 +201,5 @@ def test_tagging_reports_mean_average_precision_and_what_it_left_out() -> None:
 
 
 def test_listing_the_heads_does_not_import_torch() -> None:
-    program = "import sys, downstreams; assert len(downstreams.HEADS) == 5; assert 'torch' not in sys.modules"
+    program = "import sys, downstreams; assert 'cosine' in list(downstreams.HEADS); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import upstreams
 from upstreams import create, entries, names, register
 from upstreams.base import UpstreamError, fingerprint
 
@@ -124,8 +125,6 @@ def test_functions_registered_elsewhere_are_found_too() -> None:
         assert names()["registered_by_a_test"] == "Made by a test."
         assert isinstance(create("registered_by_a_test"), Fbank)
     finally:
-        import upstreams
-
         del upstreams._registered["registered_by_a_test"]
 
 
@@ -148,6 +147,23 @@ def test_editing_the_file_changes_the_fingerprint(mine: str) -> None:
     assert fingerprint(create(f"{mine}:energy")) != before
 
 
+def test_a_file_imports_its_own_neighbours_and_changes_its_fingerprint_with_them(tmp_path: Path) -> None:
+    for folder, scale in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(MINE + "from neighbour import SCALE\nEnergy.SCALE = SCALE\n")
+        (tmp_path / folder / "neighbour.py").write_text(f"HOP, SCALE = 160, {scale}\n")
+    one, two = (f"{tmp_path}/{folder}/mine.py:energy" for folder in ("one", "two"))
+    assert [create(each).SCALE for each in (one, two, one)] == [1, 2, 1]
+    prints = [fingerprint(create(each)) for each in (one, two, one)]
+    assert prints[0] == prints[2] != prints[1]
+
+
+def test_of_this_project_a_file_at_its_root_takes_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(upstreams.__file__).parents[1]
+    assert not upstreams.lies_in(root, "upstreams.spectral", sys.modules["upstreams.spectral"])
+    assert not upstreams.lies_in(Path(sys.prefix), "torch", torch)
+
+
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(mine: str) -> None:
     state = torch.get_rng_state()
     one, other = create(f"{mine}:energy@random"), create(f"{mine}:energy@random")
@@ -167,6 +183,8 @@ def test_mistakes_in_ones_own_file_are_told_with_the_line(mine: str) -> None:
     assert told(f"{mine}:absent").startswith("no function 'absent' in")
     Path(mine).write_text("import torch\ndef broken(:\n    pass\n")
     assert told(f"{mine}:broken").startswith("error in your file mine.py, line 2: SyntaxError")
+    Path(mine).write_text("import sys\nsys.exit(3)\n")
+    assert told(f"{mine}:broken").startswith("error in your file mine.py, line 2: SystemExit")
     Path(mine).write_text("import torch\nimport there_is_no_such_module\n")
     assert told(f"{mine}:broken").startswith("error in your file mine.py, line 2: ModuleNotFoundError")
     assert told("nowhere/mine.py:broken").startswith("no file 'nowhere/mine.py'")

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.upstreams.models import SMALL_AST, SMALL_WHISPER, build, padded, plain_stack, relative, save
 from upstreams import create
 from upstreams.base import UpstreamError
-from upstreams.spectrogram_encoders import slaney_banks
+from upstreams.spectrogram_encoders import AT_ONCE, slaney_banks
 
 CLOSE = 2e-5
 
@@ -177,3 +177,17 @@ def test_bfloat16_autocast_stays_near_float32(family: Any, tmp_path: Path) -> No
             got = upstream(*batch).frames
     assert got.dtype == torch.float32
     assert relative(got[0], expected[0]) < 0.1
+
+
+@pytest.mark.parametrize("family", [whisper, ast])
+def test_a_batch_of_many_short_clips_is_encoded_a_few_stretches_at_a_time(family: Any, tmp_path: Path) -> None:
+    upstream = create(family(tmp_path)[2])
+    sizes: list[int] = []
+    inner = getattr(upstream, "encoder", None) or upstream.model
+    inner.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    clips = clips_of(*range(3_000, 12_500, 500))
+    with torch.inference_mode():
+        frames, counts = upstream(*padded(clips))
+        assert sum(sizes) >= len(clips) > max(sizes) == AT_ONCE
+        for row, count, clip in zip(frames, counts, clips, strict=True):
+            assert relative(row[:count], upstream(*padded([clip])).frames[0]) < CLOSE
