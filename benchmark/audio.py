@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 SHORTEST = 0.025  # seconds; as upstreams.base.Upstream.SHORTEST
+LEAD = {"VORBIS": 1 << 18, **{f"MPEG_LAYER_{layer}": 1 << 14 for layer in ("I", "II", "III")}}  # samples; see `_decode`
 BLOCK = 1 << 20  # samples looked over at once, so that an hour-long file needs no more memory than a short one
 
 
@@ -81,8 +87,7 @@ def read(stretch: Stretch, rate: int) -> np.ndarray:
     import soundfile
 
     with soundfile.SoundFile(stretch.audio) as sound:
-        sound.seek(stretch.first)
-        channels = sound.read(stretch.samples, dtype="float32", always_2d=True)
+        channels = _decode(sound, stretch.first, stretch.samples)
     mono = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
     if stretch.rate == rate:
         return np.ascontiguousarray(mono)
@@ -91,3 +96,39 @@ def read(stretch: Stretch, rate: int) -> np.ndarray:
     wanted = samples_at(stretch, rate)
     converted = soxr.resample(mono, stretch.rate, rate, quality="HQ")[:wanted]
     return np.pad(converted, (0, wanted - len(converted))).astype(np.float32)
+
+
+def _decode(sound, first: int, samples: int) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Samples (S, channels) as they are when the whole file is decoded.
+
+    After a jump libsndfile decodes otherwise at first: MP3 misses the bits that earlier frames lent, Vorbis may be off
+    by many samples until the next page (of 255 packets at most). So it jumps ahead, and that part is thrown away.
+    """
+    lead = min(first, LEAD.get(sound.subtype, 0))
+    with _silenced() if lead else nullcontext():
+        sound.seek(first - lead)
+        return sound.read(lead + samples, dtype="float32", always_2d=True)[lead:]
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep libmpg123 from printing a line for each jump; Python's own stderr is not touched."""
+    try:
+        library = ctypes.CDLL(None)
+        stream = ctypes.c_void_p.in_dll(library, "stderr")
+    except (OSError, TypeError, ValueError):  # another C library than Linux has
+        yield
+        return
+    before, stream.value = stream.value, _nowhere()
+    try:
+        yield
+    finally:
+        stream.value = before
+
+
+@cache
+def _nowhere() -> int:
+    """A C stream that swallows what is printed to it."""
+    library = ctypes.CDLL(None)
+    library.fopen.restype = ctypes.c_void_p
+    return int(library.fopen(os.devnull.encode(), b"w"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,8 @@ import typer
 from benchmark.errors import UserError, as_users, is_users, unknown
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from benchmark.errors import Failure
     from benchmark.leaderboard import Table
     from benchmark.plan import Setup
@@ -72,7 +74,8 @@ def run(
     outcome = harness.run(tasks, upstreams, setup, engine(workers), _print)
     if outcome.records:
         _show(outcome.table, upstreams, [each.name for each in tasks])
-        _write(setup.results, _records(setup.results), upstreams, [each.name for each in tasks])
+        asked = {record.id for record in outcome.records}
+        _write(setup.results, _records(setup.results, asked), upstreams, [each.name for each in tasks])
         _print("nothing was left to do" if not outcome.trained else f"{outcome.trained} jobs done")
     _finish(outcome.failures, bool(outcome.records))
 
@@ -129,8 +132,11 @@ def report(results: ResultsFolder = Path("results")) -> None:
     _write(results, records, [], [])
 
 
-def _records(results: Path) -> list[Record]:
-    """All records of a folder that count: of this protocol, and of the last run of each upstream on each task."""
+def _records(results: Path, asked: Collection[str] = ()) -> list[Record]:
+    """All records of a folder that count: of this protocol, and of one run of each upstream on each task.
+
+    asked: ids of those that a run was asked for.
+    """
     from benchmark.leaderboard import current
     from benchmark.plan import PROTOCOL
     from benchmark.records import Results
@@ -145,9 +151,9 @@ def _records(results: Path) -> list[Record]:
             " compare and are left out; run the same command again to renew them"
         )
     records = [record for record in records if record.protocol == PROTOCOL]
-    kept = current(records)
+    kept = current(records, asked)
     if len(kept) < len(records):
-        _print(f"{len(records) - len(kept)} records of earlier runs (other weights, data or settings) are left out")
+        _print(f"{len(records) - len(kept)} records of other runs (other weights, data or settings) are left out")
     return kept
 
 
@@ -319,7 +325,7 @@ def _setup(
     from benchmark.plan import Setup
 
     return Setup(
-        home.expanduser().resolve(), results, tuple(sorted(_pairs(data).items())), _device(device),
+        home.expanduser().resolve(), results.expanduser(), tuple(sorted(_pairs(data).items())), _device(device),
         _precision(precision), budget, limit, skip_bad,
     )  # fmt: skip
 
@@ -358,11 +364,11 @@ def _device(name: str) -> str:
 
 
 def _show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
-    from rich.console import Console
-
     from benchmark.report import drawn, notes
 
-    Console(width=None if sys.stdout.isatty() else 200).print(drawn(table, rows, columns))
+    console = _console()
+    for board in drawn(table, rows, columns, console.width):
+        console.print(board)
     for note in notes(table):
         _print(f"  {note}")
 
@@ -378,13 +384,19 @@ def _write(folder: Path, records: list[Record], rows: Sequence[str], columns: Se
 
 
 def _draw(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*columns)
     for row in rows:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200).print(table, markup=False)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """For plain text: a label such as "[b]" or ":x:" is no markup."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
 
 
 def _print(text: str) -> None:
@@ -392,7 +404,7 @@ def _print(text: str) -> None:
 
 
 def _warn(text: str) -> None:
-    print(f"bench: {text}", file=sys.stderr, flush=True)
+    print(f"bench: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
 
 
 def _finish(failures: Sequence[Failure], some_done: bool) -> None:
@@ -408,10 +420,11 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app(prog_name="bench")
-    except SystemExit as stop:
-        if stop.code == 130:  # click's answer to ctrl-c
-            _warn("interrupted; the same command goes on where this one stopped")
-        raise
+    except (SystemExit, KeyboardInterrupt) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # click's answer to ctrl-c
+            raise
+        _warn("interrupted; the same command goes on where this one stopped")
+        sys.exit(130)
     except Exception as error:
         error_ = as_users(error)
         if not is_users(error_):

@@ -35,8 +35,8 @@ def as_users(error: BaseException) -> BaseException:
             f"the disk is full at {error.filename or 'the home or results folder'}; free some space and run the same"
             " command again"
         )
-    if isinstance(error, PermissionError):
-        return UserError(f"no permission to write {error.filename}; give another --home or --results")
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
+        return UserError(f"no permission to read or write {error.filename}; change its rights, or give another folder")
     if isinstance(error, (NotADirectoryError, FileExistsError)):
         return UserError(f"{error.filename} is a file where a folder is needed; give another --home or --results")
     return error

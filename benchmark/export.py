@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.audio import Stretch, inspect, samples_at
-from benchmark.corpora.folder import AUDIO
+from benchmark.corpora.folder import audio_under
 from benchmark.engine import bar
 from benchmark.errors import UserError
 from benchmark.features import batch_seconds, batches, encode, prefetched, upstream_of
@@ -79,5 +79,5 @@ def _files(audio: Sequence[Path]) -> list[Path]:
     for path in audio:
         if not path.exists():
             raise UserError(f"there is no file or folder {path}; correct the path")
-        files += sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO) if path.is_dir() else [path]
+        files += audio_under(path) if path.is_dir() else [path]
     return files

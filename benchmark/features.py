@@ -18,7 +18,7 @@ import numpy as np
 from benchmark.audio import read, samples_at
 from benchmark.engine import Engine, in_process, progress
 from benchmark.errors import Failure, UserError, failure
-from benchmark.files import aside, write_text
+from benchmark.files import aside, sweep, write_text
 from benchmark.manifest import Clip
 from benchmark.plan import Card, Extraction, Setup
 
@@ -126,14 +126,20 @@ def path_of(extraction: Extraction, shard: Shard, home: Path) -> Path:
 
 def missing(extraction: Extraction, home: Path) -> list[Shard]:
     """Shards that are not on disk yet, or not whole."""
-    folder = folder_of(extraction, home)
-    entries = list(os.scandir(folder)) if folder.is_dir() else []
-    present = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".npy")}
     return [
         shard
         for shard in layout(extraction)
-        if present.get(path_of(extraction, shard, home).name) != bytes_of(extraction, [shard])
+        if not _whole(path_of(extraction, shard, home), bytes_of(extraction, [shard]))
     ]
+
+
+def _whole(path: Path, size: int) -> bool:
+    """Whether a file has its size and begins as it should: after a power cut it may be short, or all zeros."""
+    try:
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_size == size and file.read(6) == b"\x93NUMPY"
+    except FileNotFoundError:
+        return False
 
 
 def bytes_missing(extraction: Extraction, home: Path) -> int:
@@ -155,6 +161,7 @@ def extract(wanted: Iterable[Extraction], setup: Setup, engine: Engine = in_proc
     todo = [(each, shards) for each, shards in todo if shards]
     _room(sum(bytes_missing(each, setup.home) for each, _ in todo), setup.home)
     for each, _ in todo:
+        sweep(folder_of(each, setup.home))
         about = {"upstream": each.card._asdict(), "view": each.view, "clips": len(each.clips)}
         write_text(setup.home / "extractions" / f"{each.key}.json", json.dumps(about, indent=1))
     work = [Work(each._replace(clips=()), shard, setup) for each, shards in todo for shard in shards]

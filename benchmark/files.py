@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,30 @@ from typing import Any
 def aside(path: Path) -> Iterator[Path]:
     """A name to write to; renamed to `path` when the block ends well, removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes of this machine left half written in a folder."""
+    for partial in folder.glob(f".*.{platform.node()}.*.partial"):
+        process = partial.name.split(".")[-2]
+        if process.isdigit() and not _runs(int(process)):
+            partial.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

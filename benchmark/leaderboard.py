@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import partial
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -45,12 +46,15 @@ def leaderboard(records: Iterable[Record]) -> Table:
     return {key: _cell(group) for key, group in cells.items()}
 
 
-def current(records: Iterable[Record]) -> list[Record]:
-    """Of the runs of one task on one upstream (weights, data, settings differ), the last; full ones before limited."""
+def current(records: Iterable[Record], asked: Collection[str] = ()) -> list[Record]:
+    """Of the runs of one task on one upstream (weights, data, settings differ), the last; full ones before limited.
+
+    asked: ids of records that were asked for just now, whenever they were made: their runs come before later ones.
+    """
     runs: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         runs[record.upstream["name"], record.task["name"]][run_of(record)].append(record)
-    return [record for choices in runs.values() for record in max(choices.values(), key=_rank)]
+    return [record for choices in runs.values() for record in max(choices.values(), key=partial(_rank, asked))]
 
 
 def run_of(record: Record) -> str:
@@ -59,8 +63,9 @@ def run_of(record: Record) -> str:
     return str((upstream, record.limit, record.corpus, sorted(record.task.items())))
 
 
-def _rank(records: list[Record]) -> tuple[bool, str]:
-    return records[0].limit is None, max(record.created for record in records)
+def _rank(asked: Collection[str], records: list[Record]) -> tuple[bool, bool, str]:
+    wanted = any(record.id in asked for record in records)
+    return records[0].limit is None, wanted, max(record.created for record in records)
 
 
 def _cell(records: list[Record]) -> Cell:

@@ -121,9 +121,10 @@ def _unique(name: str, utterances: Iterable[Utterance]) -> None:
 
 def _stored(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 @lru_cache(maxsize=8)

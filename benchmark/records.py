@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmark.files import aside, digest, write_text
+from benchmark.files import aside, digest, sweep, write_text
 
 
 class Record(BaseModel):
@@ -62,13 +64,19 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def prepare(self) -> None:
+        """Make the folder; raises OSError now, not after hours, where nothing can be written to it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.folder))
+
     def path(self, task: str, upstream: str, job: str) -> Path:
         """Of a job's record."""
         return self.folder / "runs" / slug(task) / slug(upstream) / f"{job}.json"
 
     def has(self, task: str, upstream: str, job: str) -> bool:
-        """Whether the job is done."""
-        return self.path(task, upstream, job).exists()
+        """Whether the job is done; a record that cannot be read has to be made anew."""
+        return load(self.path(task, upstream, job)) is not None
 
     def write(self, record: Record, outcomes: Sequence[Mapping[str, Any]]) -> None:
         """Outcomes first, then the record: a record on disk has its outcomes."""
@@ -86,8 +94,10 @@ class Results:
 
     def forget(self, task: str, upstream: str) -> None:
         """Delete what went wrong before with an upstream on a task, which is about to be tried again."""
-        for path in self.path(task, upstream, "").parent.glob("*.error.txt"):
+        folder = self.path(task, upstream, "").parent
+        for path in folder.glob("*.error.txt"):
             path.unlink(missing_ok=True)
+        sweep(folder)
 
     def read(self, keys: Iterable[tuple[str, str, str]]) -> list[Record]:
         """The records of these (task, upstream, job), those that exist."""
@@ -132,5 +142,5 @@ def _write_outcomes(path: Path, outcomes: Sequence[Mapping[str, Any]]) -> None:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
-        return f"{value:.7g}"
+        return repr(value)  # rounded, trials that differ would tie, and outcomes would not give their score
     return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value

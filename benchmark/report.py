@@ -157,15 +157,36 @@ def markdown(table: Table, rows: Sequence[str] = (), columns: Sequence[str] = ()
     return "\n".join([*lines, "", *(f"- {note}" for note in notes(table))]) + "\n"
 
 
-def drawn(table: Table, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> rich.table.Table:
-    """The leaderboard for a terminal."""
+def drawn(
+    table: Table, rows: Sequence[str] = (), columns: Sequence[str] = (), width: int = 200
+) -> list[rich.table.Table]:
+    """The leaderboard for a terminal: as many tables as it takes to show every task whole."""
     from rich.table import Table as Drawn
 
-    tasks = columns_of(table, columns)
-    board = Drawn("upstream", *(heading(table, task).replace(" ", "\n", 1) for task in tasks))
-    for name in rows_of(table, rows):
-        board.add_row(name, *(text_of(table.get((name, task))) for task in tasks))
-    return board
+    names = rows_of(table, rows)
+    boards = []
+    for tasks in _fitting(table, names, columns_of(table, columns), width):
+        board = Drawn("upstream", *(heading(table, task).replace(" ", "\n", 1) for task in tasks))
+        for name in names:
+            board.add_row(name, *(text_of(table.get((name, task))) for task in tasks))
+        boards.append(board)
+    return boards
+
+
+def _fitting(table: Table, names: Sequence[str], tasks: Sequence[str], width: int) -> list[list[str]]:
+    """Tasks in groups, each as wide as fits beside the names of upstreams, and at least one task each."""
+    free = width - max(map(len, ["upstream", *names]), default=0) - 4
+    groups: list[list[str]] = []
+    left = 0
+    for task in tasks:
+        texts = [*heading(table, task).split(" ", 1), *(text_of(table.get((name, task))) for name in names)]
+        needed = max(map(len, texts)) + 3
+        if not groups or needed > left:
+            groups.append([])
+            left = free
+        groups[-1].append(task)
+        left -= needed
+    return groups
 
 
 def order_of(folder: Path) -> tuple[list[str], list[str]]:

@@ -71,6 +71,7 @@ def run(
 ) -> Outcome:
     """Do what is not done yet, and make the table of all that was asked for; `tell` hears how much that is."""
     results = Results(setup.results)
+    results.prepare()
     sweeps, unloaded, manifests = plan(tasks, names, setup, engine)
     failures = [_unloaded(failed, tasks, results) for failed in unloaded]
     todo = [rest for sweep in sweeps if (rest := remaining(sweep, results)).jobs]

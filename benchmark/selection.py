@@ -59,7 +59,7 @@ def select(
         )
     good, skipped = _good(task, of_task, skip_bad)
     clips = _by_split(task, good) if fold is None else _by_fold(task, good, fold)
-    _present(task, clips, judged_on)
+    _present(task, clips, good)
     _disjoint(task, clips)
     if judged_on == "trials":
         clips, trials = _with_trials(task, manifest, clips, skipped, limit, skip_bad)
@@ -118,10 +118,10 @@ def _by_fold(task: Task, clips: list[Clip], fold: str) -> dict[str, list[Clip]]:
     return parts
 
 
-def _present(task: Task, clips: dict[str, list[Clip]], judged_on: str) -> None:
+def _present(task: Task, clips: dict[str, list[Clip]], every: list[Clip]) -> None:
     for split in SPLITS:
         if not clips[split]:
-            has = ", ".join(sorted(part for part in clips if clips[part])) or "none"
+            has = ", ".join(sorted({clip.split for clip in every})) or "none"
             raise UserError(
                 f"task {task.name!r}: corpus {task.corpus!r} has no {split} clips with a label {task.target!r} (splits"
                 f" with some: {has}); add a column 'split' with train, valid and test"

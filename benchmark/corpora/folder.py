@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,8 +31,8 @@ def folder(root: Path) -> Iterator[Utterance | Trial]:
 
     A table (CSV, JSONL or Parquet: `root` itself, or metadata.csv in it or in its train/, valid/, test/ folders)
     follows the Hugging Face audiofolder convention: `file_name` relative to the table, one column per label;
-    optional `id`, `split`, `start` and `end` (seconds). Several labels in one cell are joined by "|". An empty cell is
-    no label.
+    optional `id`, `split` (else the first folder of `file_name`, where that is called after a split), `start` and `end`
+    (seconds). Several labels in one cell are joined by "|". An empty cell is no label.
     Without a table, audio lies in [split/]label/file and its label is called "label".
     Without splits, 80/10/10 % of the speakers (of the clips, where no `speaker` is given) are drawn by hash.
     A trial list is trials.csv (enroll, test, target[, split]) or trials.txt ("1 enroll test") beside the table.
@@ -41,7 +42,10 @@ def folder(root: Path) -> Iterator[Utterance | Trial]:
     described = root.is_file() or bool(_tables(root))
     utterances = list(_with_tables(root) if described else _without_table(root))
     if not utterances:
-        raise UserError(f"no recordings in {root}; give a table with a column 'file_name', or folders of audio")
+        kinds = ", ".join(sorted(AUDIO))
+        raise UserError(
+            f"no recordings in {root}; give a metadata.csv with a column 'file_name', or folders of audio ({kinds})"
+        )
     yield from _with_splits(utterances)
     yield from _trials(root if root.is_dir() else root.parent, {item.id for item in utterances})
 
@@ -49,10 +53,13 @@ def folder(root: Path) -> Iterator[Utterance | Trial]:
 def _tables(root: Path) -> list[tuple[Path, str | None]]:
     if root.is_file():
         return [(root, None)]
-    tables: list[tuple[Path, str | None]] = [(root / name, None) for name in TABLES if (root / name).exists()]
-    for sub in sorted(path for path in root.iterdir() if path.is_dir() and path.name in SPLITS):
-        tables += [(sub / name, SPLITS[sub.name]) for name in TABLES if (sub / name).exists()]
-    return tables
+    subs = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() in SPLITS)]
+    return [
+        (path, None if sub == root else SPLITS[sub.name.lower()])
+        for sub in subs
+        for path in sorted(sub.iterdir())
+        if path.name.lower() in TABLES
+    ]
 
 
 def _with_tables(root: Path) -> Iterator[Utterance]:
@@ -60,7 +67,8 @@ def _with_tables(root: Path) -> Iterator[Utterance]:
         table = _read(path)
         if "file_name" not in table.columns:
             columns = ", ".join(map(str, table.columns)) or "none"
-            raise UserError(f"{path} has no column 'file_name' (it has: {columns}); name the audio column so")
+            hint = "separate columns by commas" if "file_name" in columns else "name the audio column so"
+            raise UserError(f"{path} has no column 'file_name' (it has: {columns}); {hint}")
         for number, row in enumerate(table.to_dict("records")):
             yield _utterance(path, number, {str(key): value for key, value in row.items()}, split)
 
@@ -68,22 +76,24 @@ def _with_tables(root: Path) -> Iterator[Utterance]:
 def _read(path: Path) -> pandas.DataFrame:
     import pandas
 
+    plain: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False}
     readers: dict[str, Any] = {
-        ".csv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False, index_col=False),
-        ".tsv": lambda: pandas.read_csv(path, dtype=str, keep_default_na=False, index_col=False, sep="\t"),
-        ".jsonl": lambda: pandas.read_json(path, lines=True, dtype=False, convert_dates=False),
+        ".csv": lambda: pandas.read_csv(path, **plain, skipinitialspace=True),
+        ".tsv": lambda: pandas.read_csv(path, **plain, sep="\t"),
+        ".jsonl": lambda: pandas.read_json(path, lines=True, dtype=False, convert_dates=False, encoding="utf-8-sig"),
         ".parquet": lambda: pandas.read_parquet(path),
     }
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise UserError(f"{path.name} is not a table of recordings; give a folder, or a .csv, .jsonl or .parquet file")
     try:
         with warnings.catch_warnings():
             # Rows with more cells than the header has would lose the last ones.
             warnings.simplefilter("error", pandas.errors.ParserWarning)
-            return readers[path.suffix]()
+            return readers[suffix]().rename(columns=lambda name: str(name).strip())
     except (ValueError, OSError, pandas.errors.ParserWarning) as error:
         reason = str(error).splitlines()[0].rstrip(".").replace(". ", ": ")
-        raise UserError(f"cannot read {path}: {reason}; check that it is a valid {path.suffix[1:]} table") from error
+        raise UserError(f"cannot read {path}: {reason}; check that it is a {suffix[1:]} table in UTF-8") from error
 
 
 def _text(value: Any) -> str:
@@ -100,15 +110,16 @@ def _text(value: Any) -> str:
 def _utterance(path: Path, number: int, row: dict[str, Any], split: str | None) -> Utterance:
     cells = {key: _text(value) for key, value in row.items()}
     name = cells["file_name"]
-    if not name:
-        raise UserError(f"{path}: row {number + 1} has an empty 'file_name'; fill it in or delete the row")
+    if not name or "\0" in name:
+        kind = "a broken" if name else "an empty"
+        raise UserError(f"{path}: row {number + 1} has {kind} 'file_name'; fill it in or delete the row")
     start, end = _seconds(path, number, cells, "start"), _seconds(path, number, cells, "end")
     if end is not None and end <= (start or 0.0):
         raise UserError(
             f"{path}: row {number + 1} ends at {end} s, not after its start at {start or 0.0} s; correct it"
         )
     piece = "" if start is None and end is None else f"#{cells.get('start', '')}-{cells.get('end', '')}"
-    named = cells.get("split", "")
+    named = cells.get("split", "") or _split_folder(name)
     labels = {key: value for key, value in cells.items() if key not in RESERVED and value}
     return Utterance(
         id=cells.get("id") or (f"{path.parent.name}/{name}" if split else name) + piece,
@@ -118,6 +129,12 @@ def _utterance(path: Path, number: int, row: dict[str, Any], split: str | None) 
         start=start or 0.0,
         duration=None if end is None else end - (start or 0.0),
     )
+
+
+def _split_folder(name: str) -> str:
+    """The first folder of a file's name where that is a split, as the audiofolder convention has it."""
+    first, slash, _ = name.partition("/")
+    return first if slash and first.lower() in SPLITS else ""
 
 
 def _seconds(path: Path, number: int, cells: dict[str, str], column: str) -> float | None:
@@ -134,12 +151,28 @@ def _seconds(path: Path, number: int, cells: dict[str, str], column: str) -> flo
 
 
 def _without_table(root: Path) -> Iterator[Utterance]:
-    for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO):
+    for path in audio_under(root):
         folders = path.relative_to(root).parts[:-1]
         split = SPLITS.get(folders[0].lower(), "") if folders else ""
         labels = folders[1:] if split else folders
         name = path.relative_to(root).as_posix()
         yield Utterance(name, path, split, {"label": labels[-1]} if labels else {})
+
+
+def audio_under(root: Path) -> list[Path]:
+    """Audio files in a folder and those below it, linked ones too, by name; hidden ones are other programs' own."""
+    found, seen = [], set()
+    for place, below, names in os.walk(root, followlinks=True, onerror=_raise):
+        if os.path.realpath(place) in seen:  # a link back up
+            below.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        found += [Path(place, name) for name in names if Path(name).suffix.lower() in AUDIO and name[0] != "."]
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _with_splits(utterances: list[Utterance]) -> Iterator[Utterance]:
@@ -182,7 +215,10 @@ def _trials(root: Path, ids: set[str]) -> Iterator[Trial]:
             for row in rows.to_dict("records")
         ]
     elif plain.exists():
-        lines = [line.split() for line in plain.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = [line.split() for line in plain.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read {plain}; check that it is text in UTF-8") from error
         if any(len(line) != 3 for line in lines):
             raise UserError(f"{plain} must hold three words a line, '1 enroll test'; correct it or use trials.csv")
         cells = [("test", enroll, test, target) for target, enroll, test in lines]

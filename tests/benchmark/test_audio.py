@@ -116,6 +116,28 @@ def test_a_stretch_is_what_lies_there_in_the_whole_file(tmp_path: Path, suffix: 
         np.testing.assert_allclose(part, everything[first : first + count], atol=1e-6)
 
 
+def tone(hertz: float, samples: int, rate: int) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(samples) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "ogg"])
+def test_a_stretch_of_a_compressed_file_is_what_decoding_all_of_it_gives(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rate = 44_100
+    dice = np.random.default_rng(1)
+    bursts = [tone(dice.uniform(100, 3000), dice.integers(2000, 13_000), rate) for _ in range(40)]
+    path = tmp_path / f"a.{suffix}"
+    with soundfile.SoundFile(path, "w", rate, 1) as file:
+        for burst in bursts:
+            file.write(np.pad(burst, (0, 14_700 - len(burst))))
+    everything = soundfile.read(path, dtype="float32")[0]
+    for first in range(0, len(everything) - 4000, 3001):
+        part = read(Stretch(str(path), first, 4000, rate), rate)
+        np.testing.assert_allclose(part, everything[first : first + 4000], atol=1e-4)
+    assert capfd.readouterr().err == ""
+
+
 def test_reading_gives_memory_of_its_own(tmp_path: Path) -> None:
     stretch = whole(wave(tmp_path / "a.wav", noise(5000)))
     once = read(stretch, 16_000)

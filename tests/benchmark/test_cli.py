@@ -260,6 +260,31 @@ def test_a_quick_look_never_replaces_a_full_result(bench: Bench, place: Place) -
     assert (place.results / "leaderboard.csv").read_bytes() == before
 
 
+def test_the_tables_on_disk_hold_the_run_asked_for_last(bench: Bench, place: Place) -> None:
+    tables = []
+    for precision in ("fp32", "bf16", "fp32"):
+        answer = bench("run", "fbank", "--task", "same", *place.where, "--precision", precision)
+        tables.append((place.results / "results.csv").read_text())
+    assert "nothing was left to do" in answer.out
+    assert tables[0] == tables[2] != tables[1]
+
+
+def test_a_damaged_record_is_made_anew(bench: Bench, place: Place) -> None:
+    bench("run", "fbank", "--task", "same", *place.where)
+    before = place.files("leaderboard.csv")
+    next(place.results.glob("runs/*/*/*.json")).write_text("")
+    answer = bench("run", "fbank", "--task", "same", *place.where)
+    assert "1 jobs done" in answer.out
+    assert place.files("leaderboard.csv") == before
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(bench: Bench, tmp_path: Path) -> None:
+    rows = labelled({split: ["a", "b"] for split in ("train", "valid", "test")}, "[b]:x:")
+    write_corpus(tmp_path / "mine", rows)
+    answer = bench("data", "check", "mine", "--data", f"mine={tmp_path / 'mine'}", "--home", tmp_path / "home")
+    assert "[b]:x:" in answer.out
+
+
 def test_bad_audio_is_named_skipped_on_request_and_counted(bench: Bench, place: Place) -> None:
     rows = labelled({"train": ["a", "b", "a", "b"], "valid": ["a", "b"], "test": ["a", "b"]})
     root = write_corpus(place.folder / "mine", rows)

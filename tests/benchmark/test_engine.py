@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from benchmark import engine
 from benchmark.engine import bar, in_process, pool, progress
 from benchmark.errors import UserError
-from benchmark.files import aside, remembered, write_text
+from benchmark.files import aside, remembered, sweep, write_text
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="says who its parent is by prctl")
 
@@ -109,6 +111,24 @@ def interrupted(path: Path) -> None:
         assert partial.parent == path.parent
         assert not path.exists() or path.read_text() == "old"
         partial.write_text(f"{1 / 0}")
+
+
+def test_what_killed_processes_left_half_written_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    names = {
+        "dead": f".a.json.{platform.node()}.{gone.stdout.strip()}.partial",
+        "alive": f".a.json.{platform.node()}.{os.getpid()}.partial",
+        "elsewhere": f".a.json.elsewhere.{gone.stdout.strip()}.partial",
+        "whole": "a.json",
+    }
+    for name in names.values():
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names.values()) - {names["dead"]}
+    with aside(tmp_path / "b.json") as partial:
+        partial.touch()
+        sweep(tmp_path)
+        assert partial.exists()
 
 
 def test_a_file_written_aside_is_whole_or_absent(tmp_path: Path) -> None:

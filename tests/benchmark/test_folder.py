@@ -131,6 +131,47 @@ def test_rows_shorter_than_the_header_have_empty_cells(tmp_path: Path) -> None:
     assert [item.labels for item in utterances(tmp_path)] == [{}, {"keyword": "no"}]
 
 
+def test_blanks_around_names_and_cells_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text(
+        'file_name, split, keyword\r\na.wav, train, "yes, sir"\r\nb.wav, test ,no\r\n'
+    )
+    assert [(item.split, item.labels) for item in utterances(tmp_path)] == [
+        ("train", {"keyword": "yes, sir"}),
+        ("test", {"keyword": "no"}),
+    ]
+
+
+def test_json_lines_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text('\ufeff{"file_name": "a.wav", "split": "test"}\n', encoding="utf-8")
+    assert [item.id for item in utterances(tmp_path)] == ["a.wav"]
+
+
+def test_tables_and_split_folders_are_known_in_capitals_too(tmp_path: Path) -> None:
+    for split in ("Train", "VALIDATION", "test"):
+        write_table(tmp_path / split / "metadata.csv", [{"file_name": "a.wav"}]).rename(
+            tmp_path / split / "Metadata.CSV"
+        )
+    assert sorted(item.split for item in utterances(tmp_path)) == ["test", "train", "valid"]
+
+
+def test_a_table_over_split_folders_keeps_their_splits(tmp_path: Path) -> None:
+    write_table(tmp_path / "metadata.csv", [{"file_name": f"{split}/a/x.wav"} for split in ("Train", "dev", "test")])
+    assert [item.split for item in utterances(tmp_path)] == ["train", "valid", "test"]
+    write_table(tmp_path / "metadata.csv", [{"file_name": "train/x.wav", "split": "test"}])
+    assert [item.split for item in utterances(tmp_path)] == ["test"]
+
+
+def test_linked_folders_are_searched_and_hidden_files_are_not(tmp_path: Path) -> None:
+    write_clip(tmp_path / "elsewhere" / "cat" / "a.wav")
+    root = tmp_path / "root"
+    write_clip(root / "train" / "dog" / "b.WAV")
+    (root / "train" / "dog" / "._b.wav").write_bytes(b"left by another system")
+    (root / "test").symlink_to(tmp_path / "elsewhere")
+    (root / "train" / "dog" / "back").symlink_to(root)
+    found = {item.id: (item.split, item.labels) for item in utterances(root)}
+    assert found == {"test/cat/a.wav": ("test", {"label": "cat"}), "train/dog/b.WAV": ("train", {"label": "dog"})}
+
+
 def test_drawn_splits_never_share_a_speaker_and_do_not_depend_on_order(tmp_path: Path) -> None:
     rows = [{"file_name": f"{n}.wav", "speaker": f"s{n % 30}", "keyword": "yes"} for n in range(120)]
     write_table(tmp_path / "one" / "metadata.csv", rows)
@@ -171,6 +212,8 @@ def test_without_speakers_clips_are_drawn_each_by_itself(tmp_path: Path) -> None
             "1 of 2 rows have no split, 'b' first; give all a split or none",
         ),
         ([], "no recordings in"),
+        ([{"file_name;split": "a.wav;train"}], "(it has: file_name;split); separate columns by commas"),
+        ([{"file_name": "a\0b.wav", "split": "train"}], "row 1 has a broken 'file_name'"),
     ],
 )
 def test_a_wrong_table_is_explained(tmp_path: Path, rows: list[dict[str, str]], expected: str) -> None:
@@ -218,10 +261,11 @@ def test_a_trial_list_may_be_a_table_or_plain_words(tmp_path: Path) -> None:
         ("trials.csv", "enroll,test,target\n0.wav,1.wav,2\n", "has target '2'; write 1 or 0"),
         ("trials.csv", "enroll,test,target\n0.wav,9.wav,1\n", "names utterance '9.wav', which is not in"),
         ("trials.txt", "1 0.wav\n", "must hold three words a line"),
+        ("trials.txt", "1 0.wav \xe9.wav\n", "trials.txt; check that it is text in UTF-8"),
         ("trials.txt", "yes 0.wav 1.wav\n", "has target 'yes'"),
     ],
 )
 def test_a_wrong_trial_list_is_explained(tmp_path: Path, name: str, text: str, expected: str) -> None:
     write_corpus(tmp_path, SPLIT)
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="latin-1")
     assert expected in complaint(tmp_path)

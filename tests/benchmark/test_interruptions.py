@@ -224,4 +224,4 @@ def test_a_folder_without_permission_to_write_is_told_of(
     (tmp_path / "results").mkdir(mode=0o500)
     answer = bench(*arguments(tones, protocol, tmp_path / "home", tmp_path / "results"))
     assert answer.code == 2
-    assert "no permission to write" in answer.complaint
+    assert "no permission to read or write" in answer.complaint

@@ -139,6 +139,14 @@ def test_the_latest_run_counts_and_a_full_one_before_a_limited_one() -> None:
     assert leaderboard([old, limited, new])["fbank", "words"].value == 2.0
 
 
+def test_the_run_asked_for_counts_even_if_another_was_made_later() -> None:
+    old = record(id="a", created="2026-01-01T00:00:00+00:00", card={"fingerprint": "old"})
+    new = record(id="b", created="2026-02-01T00:00:00+00:00")
+    limited = record(id="c", created="2026-03-01T00:00:00+00:00", limit=5)
+    assert current([old, new, limited], {"a"}) == [old]
+    assert current([old, new, limited], {"c"}) == [new]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -97,11 +97,12 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.M
     assert one == two
 
 
-def test_a_damaged_manifest_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "[]", "null", '{"signature": '])
+def test_a_damaged_manifest_is_made_anew(tmp_path: Path, content: str) -> None:
     root = write_corpus(tmp_path / "mine", ROWS)
     first, _ = looked_over(root, tmp_path / "home")
     kept = next((tmp_path / "home" / "manifests").iterdir())
-    kept.write_text(kept.read_text()[:100])
+    kept.write_text(content)
     again, read = looked_over(root, tmp_path / "home")
     assert again == first
     assert len(read) == len(ROWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_outcomes_keep_texts_numbers_and_structures(tmp_path: Path) -> None:
     results.write(record(), rows)
     found = results.outcomes(record())
     assert [row["id"] for row in found] == ['a,"b"\n', "ü"]
-    assert [float(row["score"]) for row in found] == pytest.approx([1 / 3, -12345.678901], rel=1e-6)
+    assert [float(row["score"]) for row in found] == [1 / 3, -12345.678901]
     assert [row["correct"] for row in found] == ["True", "False"]
     assert found[0]["scores"] == '{"a": 2, "b": 1.5}'
 
@@ -78,6 +79,23 @@ def test_strange_files_are_told_apart_and_left_alone(tmp_path: Path) -> None:
         assert strange.read_text() == content
     (strange.parent / ".zz.json.12.partial").write_text("{")
     assert results.read_all() == ([record()], [strange])
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not json"])
+def test_a_damaged_record_is_not_done_and_can_be_made_anew(tmp_path: Path, content: str) -> None:
+    results = Results(tmp_path)
+    results.write(record(), [])
+    results.path(*key(record())).write_text(content)
+    assert not results.has(*key(record()))
+    results.write(record(), [])
+    assert results.has(*key(record()))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_of_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Results(tmp_path / "new" / "folder").prepare()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as where a disk is mounted to be read only
+    with pytest.raises(PermissionError):
+        Results(tmp_path).prepare()
 
 
 def test_a_record_knows_no_other_fields() -> None:

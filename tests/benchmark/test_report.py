@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from benchmark.leaderboard import leaderboard
 from benchmark.records import Record
@@ -77,7 +78,19 @@ def test_a_cell_that_diverged_everywhere_is_shown_as_such_and_has_no_number(tmp_
     paths = write(tmp_path, table, records)
     assert cells(paths[0])[1] == ["fbank", ""]
     assert "diverged" in paths[1].read_text()
-    assert drawn(table).row_count == 1
+    assert [board.row_count for board in drawn(table)] == [1]
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+def test_a_table_too_wide_for_a_terminal_is_cut_between_tasks_and_never_within(width: int) -> None:
+    names = [f"task_number_{number}" for number in range(9)]
+    boards = drawn(leaderboard([record(task=name, seed=seed) for name in names for seed in (0, 1)]), width=width)
+    text = io.StringIO()
+    for board in boards:
+        Console(file=text, width=max(width, 40)).print(board)
+    assert [name for name in names if f" {name} " in text.getvalue()] == names
+    assert text.getvalue().count("40.0 ± 0.0") == len(names)
+    assert len(boards) == {20: 9, 60: 3, 80: 3, 200: 1}[width]
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_an_empty_split_is_an_error(split: str) -> None:
     assert f"has no {split} clips with a label 'keyword'" in complaint(corpus(**{split: 0}))
 
 
+def test_splits_of_other_names_are_named() -> None:
+    assert "(splits with some: odd, test, valid)" in complaint(corpus(train=0, odd=3))
+
+
 @pytest.mark.parametrize("pair", [("train", "valid"), ("train", "test"), ("valid", "test")])
 def test_a_speaker_in_two_splits_is_a_leak_unless_the_task_allows_it(pair: tuple[str, str]) -> None:
     leak = [clip("leak0", pair[0], keyword="a", speaker="eve"), clip("leak1", pair[1], keyword="a", speaker="eve")]
