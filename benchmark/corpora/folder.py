@@ -34,7 +34,8 @@ def folder(root: Path) -> Iterator[Utterance | Trial]:
     optional `id`, `split` (else the first folder of `file_name`, where that is called after a split), `start` and `end`
     (seconds). Several labels in one cell are joined by "|". An empty cell is no label.
     Without a table, audio lies in [split/]label/file and its label is called "label".
-    Without splits, 80/10/10 % of the speakers (of the clips, where no `speaker` is given) are drawn by hash.
+    Without splits, 80/10/10 % of the speakers (of the files, where no `speaker` is given) are drawn by hash; with train
+    and test alone, a tenth of train is drawn for validation, by speaker unless train and test share speakers.
     A trial list is trials.csv (enroll, test, target[, split]) or trials.txt ("1 enroll test") beside the table.
     """
     if not root.exists():
@@ -46,7 +47,7 @@ def folder(root: Path) -> Iterator[Utterance | Trial]:
         raise UserError(
             f"no recordings in {root}; give a metadata.csv with a column 'file_name', or folders of audio ({kinds})"
         )
-    yield from _with_splits(utterances)
+    yield from _with_splits(utterances, root)
     yield from _trials(root if root.is_dir() else root.parent, {item.id for item in utterances})
 
 
@@ -175,30 +176,53 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _with_splits(utterances: list[Utterance]) -> Iterator[Utterance]:
+def _with_splits(utterances: list[Utterance], root: Path) -> Iterator[Utterance]:
     missing = sum(not item.split for item in utterances)
     if missing and missing < len(utterances):
         first = next(item for item in utterances if not item.split)
         raise UserError(
             f"{missing} of {len(utterances)} rows have no split, {first.id!r} first; give all a split or none"
         )
-    if not missing:
+    if missing:
+        drawn = draw_splits(_units(utterances, root))
+        yield from (_moved(item, drawn[item.id]) for item in utterances)
+    elif {item.split for item in utterances} >= {"train", "test"} and all(item.split != "valid" for item in utterances):
+        yield from _with_valid(utterances, root)
+    else:
         yield from utterances
-        return
-    speakers = all("speaker" in item.labels for item in utterances)
-    units = [item.labels["speaker"] if speakers else item.id for item in utterances]
-    drawn = draw_splits(set(units))
-    for item, unit in zip(utterances, units, strict=True):
-        yield Utterance(item.id, item.audio, drawn[unit], item.labels, item.start, item.duration)
 
 
-def draw_splits(units: set[str]) -> dict[str, str]:
-    """80 % train, 10 % valid, 10 % test by hash of the name: at least one each, whatever the order they come in."""
-    order = sorted(units, key=lambda unit: hashlib.sha256(unit.encode()).digest())
+def _with_valid(utterances: list[Utterance], root: Path) -> Iterator[Utterance]:
+    """Clips with a tenth of the training part drawn for validation, by speaker unless the corpus shares speakers."""
+    train = [item for item in utterances if item.split == "train"]
+    seen = {item.labels.get("speaker") for item in train}
+    shared = any(item.labels.get("speaker") in seen for item in utterances if item.split == "test")
+    drawn = draw_splits(_units(train, root, by_speaker=not shared))
+    for item in utterances:
+        yield _moved(item, "valid") if item.split == "train" and drawn[item.id] == "valid" else item
+
+
+def _moved(item: Utterance, split: str) -> Utterance:
+    return Utterance(item.id, item.audio, split, item.labels, item.start, item.duration)
+
+
+def _units(utterances: list[Utterance], root: Path, by_speaker: bool = True) -> dict[str, str]:
+    """By id, what must not be torn apart: the clips of a speaker, else of a file, if there are at least three such."""
+    speakers = {item.id: item.labels.get("speaker", "") for item in utterances} if by_speaker else {}
+    files = {item.id: os.path.relpath(item.audio, root) for item in utterances}
+    for units in (speakers, files):
+        if all(units.values()) and len(set(units.values())) >= 3:
+            return units
+    return {item.id: item.id for item in utterances}
+
+
+def draw_splits(units: dict[str, str]) -> dict[str, str]:
+    """Split by id: 80 % of the units train, 10 % valid, 10 % test, by hash of their names; at least one each."""
+    order = sorted(set(units.values()), key=lambda unit: hashlib.sha256(unit.encode()).digest())
     tenth = max(1, round(len(order) / 10))
-    return {
-        unit: "test" if place < tenth else "valid" if place < 2 * tenth else "train" for place, unit in enumerate(order)
-    }
+    places = {unit: place for place, unit in enumerate(order)}
+    names = ["test"] * tenth + ["valid"] * tenth + ["train"] * len(order)
+    return {id: names[places[unit]] for id, unit in units.items()}
 
 
 def _trials(root: Path, ids: set[str]) -> Iterator[Trial]:

@@ -186,7 +186,7 @@ def test_drawn_splits_never_share_a_speaker_and_do_not_depend_on_order(tmp_path:
 
 def test_drawn_splits_stay_mostly_the_same_when_a_speaker_is_added() -> None:
     names = {f"s{number}" for number in range(100)}
-    before, after = draw_splits(names), draw_splits(names | {"another"})
+    before, after = (draw_splits({name: name for name in some}) for some in (names, names | {"another"}))
     assert sum(before[name] != after[name] for name in names) <= 2
 
 
@@ -269,3 +269,45 @@ def test_a_wrong_trial_list_is_explained(tmp_path: Path, name: str, text: str, e
     write_corpus(tmp_path, SPLIT)
     (tmp_path / name).write_text(text, encoding="latin-1")
     assert expected in complaint(tmp_path)
+
+
+def write_rows(root: Path, rows: list[dict[str, Any]]) -> None:
+    root.mkdir(exist_ok=True)
+    write_table(root / "metadata.csv", rows)
+
+
+def test_without_validation_a_tenth_of_the_training_speakers_is_drawn(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": f"{place}.wav", "split": "test" if place % 40 > 29 else "train", "speaker": f"s{place % 40}"}
+        for place in range(400)
+    ]
+    write_rows(tmp_path, rows)
+    by_split: dict[str, set[str]] = {}
+    for item in utterances(tmp_path):
+        by_split.setdefault(item.split, set()).add(item.labels["speaker"])
+    assert {split: len(speakers) for split, speakers in by_split.items()} == {"train": 27, "valid": 3, "test": 10}
+    assert not by_split["valid"] & by_split["train"]
+
+
+def test_without_validation_clips_are_drawn_where_train_and_test_share_speakers(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": f"{place}.wav", "split": "test" if place % 5 == 0 else "train", "speaker": f"s{place % 7}"}
+        for place in range(350)
+    ]
+    write_rows(tmp_path, rows)
+    valid = [item for item in utterances(tmp_path) if item.split == "valid"]
+    assert len(valid) == 28
+    assert len({item.labels["speaker"] for item in valid}) == 7
+
+
+def test_pieces_of_one_recording_stay_in_one_split_wherever_the_corpus_lies(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": f"{place % 20}.wav", "start": float(place), "end": place + 1.0, "label": "x"}
+        for place in range(200)
+    ]
+    drawn = []
+    for root in (tmp_path / "here", tmp_path / "there"):
+        write_rows(root, rows)
+        drawn.append({item.id: item.split for item in utterances(root)})
+        assert len({(item.audio.name, item.split) for item in utterances(root)}) == 20
+    assert drawn[0] == drawn[1]
