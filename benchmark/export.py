@@ -10,9 +10,10 @@ import numpy as np
 
 from benchmark.audio import Stretch, inspect, samples_at
 from benchmark.corpora.folder import audio_under
+from benchmark.encoding import encode, prefetched, upstream_of
 from benchmark.engine import bar
 from benchmark.errors import UserError
-from benchmark.features import batch_seconds, batches, encode, prefetched, upstream_of
+from benchmark.features import batch_seconds, batches
 from benchmark.files import aside
 from benchmark.manifest import Clip
 from benchmark.plan import Setup

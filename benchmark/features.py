@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmark.audio import read, samples_at
+from benchmark.audio import samples_at
+from benchmark.encoding import encode, prefetched, upstream_of
 from benchmark.engine import Engine, in_process, progress
 from benchmark.errors import Failure, UserError, failure
 from benchmark.files import aside, sweep, write_text
 from benchmark.manifest import Clip
-from benchmark.plan import Card, Extraction, Setup
+from benchmark.plan import Extraction, Setup
 
 HEADER = 128  # bytes before the numbers of an .npy file
 SHARD_SECONDS = 120.0  # of audio; what an interruption can lose
-IN_MEMORY = 2e9  # bytes of summaries that are read into memory whole
 DTYPES: dict[str, np.dtype[Any]] = {"summary": np.dtype("float32"), "frames": np.dtype("float16")}
 
 
@@ -230,201 +226,3 @@ def _sound(bare: Extraction, clip: Clip, part: np.ndarray, count: int) -> None:
         raise UserError(
             f"upstream {name!r} gives features of clip {clip.id!r} that {kind}{hint}; see: bench check {name}"
         )
-
-
-def prefetched(every: Sequence[tuple[Clip, ...]], rate: int) -> Iterator[tuple[tuple[Clip, ...], list[np.ndarray]]]:
-    """Batches with their waveforms, the next two being read while one is at work."""
-    with ThreadPoolExecutor(1) as reader:
-        load = lambda batch: [read(clip.stretch, rate) for clip in batch]  # noqa: E731
-        ahead = [reader.submit(load, batch) for batch in every[:2]]
-        for place, batch in enumerate(every):
-            if place + 2 < len(every):
-                ahead.append(reader.submit(load, every[place + 2]))
-            yield batch, ahead.pop(0).result()
-
-
-def padded(waveforms: Sequence[np.ndarray]) -> tuple[Any, Any]:
-    """Waveforms of (S,) each as one zero-padded tensor (B, S) and lengths (B,)."""
-    import torch
-
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    batch = torch.zeros(len(waveforms), int(lengths.max()))
-    for row, waveform in zip(batch, waveforms, strict=True):
-        row[: len(waveform)] = torch.from_numpy(waveform)
-    return batch, lengths
-
-
-def encode(upstream: Any, waveforms: Sequence[np.ndarray], view: str, setup: Setup) -> list[np.ndarray]:
-    """Rows (1 or T, L, D) of each clip; a batch too large for the accelerator's memory is halved until it fits."""
-    import torch
-
-    batch, lengths = padded(waveforms)
-    try:
-        with torch.inference_mode():
-            values = _rows(upstream, batch.to(setup.device), lengths.to(setup.device), view)
-    except torch.cuda.OutOfMemoryError:
-        if len(waveforms) == 1:
-            raise
-        torch.cuda.empty_cache()
-        middle = len(waveforms) // 2
-        parts = (waveforms[:middle], waveforms[middle:])
-        return [row for part in parts for row in encode(upstream, part, view, setup)]
-    return values
-
-
-def _rows(upstream: Any, batch: Any, lengths: Any, view: str) -> list[np.ndarray]:
-    if view == "summary":
-        return list(upstream.summarize(batch, lengths).float().cpu().numpy()[:, None])
-    frames, valid = upstream(batch, lengths)
-    frames = frames.half() if view == "frames" else frames.float()
-    return [clip[:count] for clip, count in zip(frames.cpu().numpy(), valid.tolist(), strict=True)]
-
-
-@lru_cache(maxsize=1)
-def upstream_of(name: str, device: str, precision: str) -> Any:
-    """Load an upstream, keeping the last one."""
-    from upstreams import create
-    from upstreams.precision import at
-
-    keep_memory()
-    exact(device)
-    return at(precision, create(name).to(device).eval())
-
-
-def exact(device: str) -> None:
-    """Full single precision on CUDA, where convolutions otherwise round to ten bits and batches begin to matter."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.backends.cudnn.allow_tf32 = False
-
-
-def summary_shape(upstream: Any) -> tuple[int, int]:
-    """(L', D') of its summaries, found by encoding a second of noise."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    clip = torch.randn(1, upstream.sample_rate, generator=generator) * 0.1
-    with torch.inference_mode():
-        summary = upstream.summarize(clip, torch.tensor([clip.shape[1]]))
-    return int(summary.shape[1]), int(summary.shape[2])
-
-
-@lru_cache(maxsize=1)
-def keep_memory() -> None:
-    """Let glibc keep freed memory: faulting fresh pages for every activation costs up to half the speed on a CPU."""
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):
-            library.mallopt(-4, 0)  # M_MMAP_MAX
-            library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-class FeatureSet:
-    """Stored features of some clips with their labels: the `Data` that heads train on."""
-
-    def __init__(self, extraction: Extraction, clips: Sequence[Clip], target: str, batch: int, home: Path) -> None:
-        self.ids: Sequence[str] = [clip.id for clip in clips]
-        self.targets: Sequence[str] = [clip.labels[target] for clip in clips]
-        self.batch = batch
-        self.view = extraction.view
-        self._store = _store(extraction, home)
-        self._places = [self._store.index[id] for id in self.ids]
-        self._lengths = np.array([count for _, _, count in self._places])
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batches(self, epoch: int | None) -> Iterator[Any]:
-        """In order of length (None), or in the shuffled order of an epoch, clips of like lengths together."""
-        for chosen in order(self._lengths, self.batch, epoch):
-            yield self._batch(chosen)
-
-    def _batch(self, chosen: np.ndarray) -> Any:
-        import torch
-
-        from downstreams.base import Batch
-
-        parts = [self._store.read(self._places[place]) for place in chosen]
-        ids, targets = [self.ids[place] for place in chosen], [self.targets[place] for place in chosen]
-        if self.view == "summary":
-            return Batch(ids, torch.from_numpy(np.concatenate(parts)), None, targets)
-        lengths = torch.from_numpy(self._lengths[chosen])
-        frames = torch.zeros(len(parts), int(lengths.max()), *parts[0].shape[1:])
-        for row, part in zip(frames, parts, strict=True):
-            row[: len(part)] = torch.from_numpy(part.astype(np.float32))
-        return Batch(ids, frames, lengths, targets)
-
-
-def order(lengths: np.ndarray, batch: int, epoch: int | None) -> list[np.ndarray]:
-    """Places (B,) of each batch's clips.
-
-    Shuffled, clips are sorted by length within stretches of sixteen batches only, so that batches vary from epoch to
-    epoch and little is padded; where all lengths are equal it is a plain shuffle.
-    """
-    if epoch is None:
-        sorted_places = np.argsort(lengths, kind="stable")
-        return np.split(sorted_places, range(batch, len(lengths), batch))
-    dice = np.random.default_rng([20, epoch])
-    places = dice.permutation(len(lengths))
-    pools = np.split(places, range(16 * batch, len(places), 16 * batch))
-    places = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
-    cut = np.split(places, range(batch, len(places), batch))
-    return [cut[place] for place in dice.permutation(len(cut))]
-
-
-class _Store:
-    """The shards of an extraction, opened once."""
-
-    def __init__(self, extraction: Extraction, home: Path) -> None:
-        shards = layout(extraction)
-        self.arrays = [np.load(path_of(extraction, shard, home), mmap_mode="r") for shard in shards]
-        if extraction.view == "summary" and sum(array.nbytes for array in self.arrays) <= IN_MEMORY:
-            self.arrays = [np.array(array) for array in self.arrays]
-        self.index: dict[str, tuple[int, int, int]] = {}
-        for shard in shards:
-            at = 0
-            for clip, count in zip(shard.clips, rows(extraction, shard.clips), strict=True):
-                self.index[clip.id] = (shard.number, at, count)
-                at += count
-
-    def read(self, place: tuple[int, int, int]) -> np.ndarray:
-        number, at, count = place
-        return self.arrays[number][at : at + count]
-
-
-_opened: dict[str, _Store] = {}
-
-
-def _store(extraction: Extraction, home: Path) -> _Store:
-    """The last store opened stays open: the splits of a sweep share it."""
-    key = f"{home} {extraction.key}"
-    if key not in _opened:
-        _opened.clear()
-        _opened[key] = _Store(extraction, home)
-    return _opened[key]
-
-
-class AudioSet:
-    """Waveforms of some clips with their labels, for upstreams that run live or are fine-tuned."""
-
-    def __init__(self, clips: Sequence[Clip], target: str, batch: int, card: Card) -> None:
-        self.clips = list(clips)
-        self.ids: Sequence[str] = [clip.id for clip in clips]
-        self.targets: Sequence[str] = [clip.labels[target] for clip in clips]
-        self.batch = batch
-        self.rate = card.sample_rate
-        self._lengths = np.array([card.frames(samples_at(clip.stretch, self.rate)) for clip in clips])
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def batches(self, epoch: int | None) -> Iterator[Any]:
-        """As `FeatureSet.batches` of frames, clip for clip, with waveforms (B, S)."""
-        from downstreams.base import Batch
-
-        chosen = order(self._lengths, self.batch, epoch)
-        groups = [tuple(self.clips[place] for place in places) for places in chosen]
-        for places, (_, waveforms) in zip(chosen, prefetched(groups, self.rate), strict=True):
-            batch, valid = padded(waveforms)
-            yield Batch([self.ids[place] for place in places], batch, valid, [self.targets[place] for place in places])

@@ -160,11 +160,11 @@ def installed() -> dict[str, str]:
 
 
 def _describe(name: str, precision: str) -> Card:
-    from benchmark.features import summary_shape, upstream_of
+    from benchmark.encoding import summary_shape, upstream_of
     from upstreams.base import fingerprint
 
     upstream = upstream_of(name, "cpu", "fp32")
-    summary_layers, summary_dim = summary_shape(upstream)
+    summary_layers, summary_dim = summary_shape(upstream, name)
     return Card(
         name, fingerprint(upstream), precision, upstream.sample_rate, upstream.hop, upstream.window, upstream.layers,
         upstream.dim, summary_layers, summary_dim, sum(weight.numel() for weight in upstream.parameters()),

@@ -11,9 +11,11 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NamedTuple
 
+from benchmark.datasets import AudioSet, FeatureSet
+from benchmark.encoding import upstream_of
 from benchmark.engine import Engine, cores, progress
 from benchmark.errors import Failure, UserError, failure
-from benchmark.features import AudioSet, FeatureSet, extract, upstream_of
+from benchmark.features import extract
 from benchmark.leaderboard import Table, leaderboard
 from benchmark.manifest import Manifest
 from benchmark.plan import (

@@ -71,7 +71,7 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     """Run `bench` with these arguments in this process."""
     from benchmark.cli import main
-    from benchmark.features import upstream_of
+    from benchmark.encoding import upstream_of
 
     def run(*arguments: object) -> Answer:
         upstream_of.cache_clear()  # as in a process of its own

@@ -16,8 +16,8 @@ import numpy as np
 import soundfile
 import torch
 
+from benchmark.encoding import keep_memory
 from benchmark.engine import in_process
-from benchmark.features import keep_memory
 from benchmark.plan import Setup
 from benchmark.run import run
 from benchmark.tasks import Task

@@ -192,7 +192,7 @@ def test_a_file_where_a_folder_is_needed_is_explained(bench: Bench, place: Place
         assert "is a file where a folder is needed" in answer.complaint
 
 
-@pytest.mark.parametrize("fault", ["raises", "raises late", "not a number", "too many frames", "too few frames"])
+@pytest.mark.parametrize("fault", ["raises", "raises late", "not a number"])
 def test_a_broken_upstream_fails_alone_and_finishes_once_it_is_mended(bench: Bench, place: Place, fault: str) -> None:
     mine = write_encoder(place.folder / "mine.py", fault)
     arguments = ["run", mine, "fbank", "--task", "same", "--task", "letters", *place.where]
@@ -221,6 +221,17 @@ def test_a_broken_upstream_fails_alone_and_finishes_once_it_is_mended(bench: Ben
     assert not [name for name in after if name.endswith(".error.txt")]
     assert {name: after[name] for name in good} == good
     assert len([name for name in after if name.endswith(".json") and "fbank" not in name]) >= 2
+
+
+@pytest.mark.parametrize("fault", ["too many frames", "too few frames"])
+def test_an_upstream_that_miscounts_its_frames_stops_the_run_before_any_work(
+    bench: Bench, place: Place, fault: str
+) -> None:
+    mine = write_encoder(place.folder / "mine.py", fault)
+    answer = bench("run", mine, "fbank", "--task", "same", *place.where)
+    assert answer.code == 2
+    assert "hop, window, layers and dim say" in answer.complaint
+    assert not place.files()
 
 
 def test_features_too_large_for_half_precision_are_told_of_with_a_way_out(bench: Bench, place: Place) -> None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from benchmark import features
 from benchmark.audio import Stretch, read
+from benchmark.datasets import AudioSet, FeatureSet, order
 from benchmark.engine import in_process, pool
-from benchmark.features import AudioSet, FeatureSet, batches, extract, layout, missing, order, path_of, rows, size
+from benchmark.features import batches, extract, layout, missing, path_of, rows, size
 from benchmark.manifest import Clip, prepare
 from benchmark.plan import Card, Extraction, Setup, describe, extraction
 from tests.benchmark.encoders import write_encoder

@@ -173,7 +173,7 @@ def test_a_card_is_kept_for_as_long_as_nothing_behind_it_changes(tmp_path: Path)
 
 
 def test_a_changed_file_of_the_users_is_a_changed_upstream(tmp_path: Path) -> None:
-    from benchmark.features import upstream_of
+    from benchmark.encoding import upstream_of
 
     setup = Setup(tmp_path / "home", tmp_path)
     name = write_encoder(tmp_path / "mine.py")
