@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmark.console import draw, readable, say, show, warn, write_tables
 from benchmark.errors import UserError, as_users, is_users, unknown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from benchmark.errors import Failure
-    from benchmark.leaderboard import Table
     from benchmark.plan import Setup
-    from benchmark.records import Record
     from benchmark.tasks import Protocol, Task
 
 app = typer.Typer(
@@ -71,12 +68,12 @@ def run(
 
     tasks = _tasks(protocol, task, suite)
     setup = _setup(data, home, results, device, precision, limit, budget, skip_bad)
-    outcome = harness.run(tasks, upstreams, setup, engine(workers), _print)
+    outcome = harness.run(tasks, upstreams, setup, engine(workers), say)
     if outcome.records:
-        _show(outcome.table, upstreams, [each.name for each in tasks])
+        show(outcome.table, upstreams, [each.name for each in tasks])
         asked = {record.id for record in outcome.records}
-        _write(setup.results, _records(setup.results, asked), upstreams, [each.name for each in tasks])
-        _print("nothing was left to do" if not outcome.trained else f"{outcome.trained} jobs done")
+        write_tables(setup.results, readable(setup.results, asked), upstreams, [each.name for each in tasks])
+        say("nothing was left to do" if not outcome.trained else f"{outcome.trained} jobs done")
     _finish(outcome.failures, bool(outcome.records))
 
 
@@ -101,7 +98,7 @@ def plan(
          str(sum(store.has(sweep.task.name, sweep.card.name, job.id) for job in sweep.jobs))]
         for sweep in sweeps
     ]  # fmt: skip
-    _draw(["task", "upstream", "fold", "features", "jobs", "done"], rows)
+    draw(["task", "upstream", "fold", "features", "jobs", "done"], rows)
     todo = extractions(rest for sweep in sweeps if (rest := harness.remaining(sweep, store)).jobs)
     rows = [
         [each.card.name, each.view, str(len(each.clips)), f"{hours_missing(each, setup.home):.2f}",
@@ -109,10 +106,10 @@ def plan(
         for each in sorted(todo, key=lambda each: each.card.name)
     ]  # fmt: skip
     if rows:
-        _draw(["to extract with", "view", "clips", "hours left", "bytes left"], rows)
+        draw(["to extract with", "view", "clips", "hours left", "bytes left"], rows)
     jobs = sum(len(sweep.jobs) for sweep in sweeps)
     left = sum(not store.has(sweep.task.name, sweep.card.name, job.id) for sweep in sweeps for job in sweep.jobs)
-    _print(
+    say(
         f"{jobs} jobs, {jobs - left} done, {left} to do; {sum(bytes_missing(each, setup.home) for each in todo):,}"
         f" bytes to extract into {setup.home / 'features'}"
     )
@@ -125,36 +122,11 @@ def report(results: ResultsFolder = Path("results")) -> None:
     from benchmark.leaderboard import leaderboard
     from benchmark.report import order_of
 
-    records = _records(results)
+    records = readable(results)
     if not records:
         raise UserError(f"no records in {results / 'runs'}; make some with: bench run UPSTREAM --results {results}")
-    _show(leaderboard(records), *order_of(results))
-    _write(results, records, [], [])
-
-
-def _records(results: Path, asked: Collection[str] = ()) -> list[Record]:
-    """All records of a folder that count: of this protocol, and of one run of each upstream on each task.
-
-    asked: ids of those that a run was asked for.
-    """
-    from benchmark.leaderboard import current
-    from benchmark.plan import PROTOCOL
-    from benchmark.records import Results
-
-    records, strange = Results(results).read_all()
-    for path in strange:
-        _warn(f"{path} is not a record this version can read; it is left out and left alone")
-    old = [record for record in records if record.protocol != PROTOCOL]
-    if old:
-        _warn(
-            f"{len(old)} records in {results} are of protocol {old[0].protocol}, not {PROTOCOL}: their numbers do not"
-            " compare and are left out; run the same command again to renew them"
-        )
-    records = [record for record in records if record.protocol == PROTOCOL]
-    kept = current(records, asked)
-    if len(kept) < len(records):
-        _print(f"{len(records) - len(kept)} records of other runs (other weights, data or settings) are left out")
-    return kept
+    show(leaderboard(records), *order_of(results))
+    write_tables(results, records, [], [])
 
 
 @app.command()
@@ -168,7 +140,7 @@ def extract(
     from benchmark.export import export
 
     count, skipped = export(upstream, audio, output, _device(device), _precision(precision), skip_bad)
-    _print(f"wrote {count} arrays to {output}" + (f", left out {skipped} files" if skipped else ""))
+    say(f"wrote {count} arrays to {output}" + (f", left out {skipped} files" if skipped else ""))
 
 
 @app.command()
@@ -181,12 +153,12 @@ def check(
     from upstreams.check import check as examine
 
     findings = examine(create(upstream).to(_device(device)))
-    _draw(["", "check", "finding"], [["ok" if each.ok else "FAIL", each.name, each.detail] for each in findings])
+    draw(["", "check", "finding"], [["ok" if each.ok else "FAIL", each.name, each.detail] for each in findings])
     failed = [each.name for each in findings if not each.ok]
     if failed:
-        _warn(f"{upstream} breaks the contract in {len(failed)} of {len(findings)} checks: {', '.join(failed)}")
+        warn(f"{upstream} breaks the contract in {len(failed)} of {len(findings)} checks: {', '.join(failed)}")
         raise typer.Exit(1)
-    _print(f"{upstream} keeps the contract: {len(findings)} checks passed")
+    say(f"{upstream} keeps the contract: {len(findings)} checks passed")
 
 
 @data_app.command("list")
@@ -210,12 +182,12 @@ def data_prepare(
         manifest = prepare(name, home, _pairs(data), engine(workers))
         bad = [clip for clip in manifest.clips if clip.problem]
         hours = sum(clip.seconds for clip in manifest.clips) / 3600
-        _print(
+        say(
             f"{name}: {len(manifest.clips)} clips, {hours:.2f} h, {len(manifest.trials)} trials, digest"
             f" {manifest.digest[:12]}"
         )
         if bad:
-            _warn(
+            warn(
                 f"{len(bad)} clips cannot be used, {bad[0].stretch.audio} first: it {bad[0].problem}; see: bench data"
                 f" check {name}"
             )
@@ -234,13 +206,13 @@ def data_check(
     faults = 0
     for name in names:
         manifest = prepare(name, home, _pairs(data), engine(workers))
-        _draw(["label", "split", "clips", "hours", "values", "speakers"], summary(manifest))
+        draw(["label", "split", "clips", "hours", "values", "speakers"], summary(manifest))
         tasks = [each for each in _protocol(protocol).tasks.values() if each.corpus == name]
         found = problems(manifest, tasks, home)
         for sentence in found:
-            _warn(sentence)
+            warn(sentence)
         faults += len(found)
-        _print(
+        say(
             f"{name}: {len(found) or 'no'} problems; checked the audio of {len(manifest.clips)} clips and the splits of"
             f" {len(tasks)} tasks"
         )
@@ -253,8 +225,8 @@ def list_upstreams() -> None:
     """Encoders by name."""
     from upstreams import names
 
-    _draw(["upstream", "what it is"], [[name, text] for name, text in names().items()])
-    _print("also: NAME@random (random weights), hf:FOLDER_OR_ID, file.py:function")
+    draw(["upstream", "what it is"], [[name, text] for name, text in names().items()])
+    say("also: NAME@random (random weights), hf:FOLDER_OR_ID, file.py:function")
 
 
 @list_app.command("tasks")
@@ -272,7 +244,7 @@ def list_tasks(protocol: ProtocolFile = None) -> None:
         ]
         for each in tasks
     ]
-    _draw(["task", "corpus", "target", "head", "grid", "epochs"], rows)
+    draw(["task", "corpus", "target", "head", "grid", "epochs"], rows)
 
 
 @list_app.command("corpora")
@@ -284,7 +256,7 @@ def list_corpora(home: Home = HOME) -> None:
 @list_app.command("suites")
 def list_suites(protocol: ProtocolFile = None) -> None:
     """Suites of tasks."""
-    _draw(["suite", "tasks"], [[name, ", ".join(tasks)] for name, tasks in _protocol(protocol).suites.items()])
+    draw(["suite", "tasks"], [[name, ", ".join(tasks)] for name, tasks in _protocol(protocol).suites.items()])
 
 
 def _list_corpora(home: Path) -> None:
@@ -295,8 +267,8 @@ def _list_corpora(home: Path) -> None:
         ready = any((home / "manifests").glob(f"{name}-*.json"))
         origin = "made here" if each.make else f"--data {name}=FOLDER"
         rows.append([name, each.datasheet.splitlines()[0], origin, "yes" if ready else "no"])
-    _draw(["corpus", "what it is", "audio", "prepared"], rows)
-    _print("your own: --data NAME=FOLDER_OR_TABLE with tasks in a --protocol file; see README")
+    draw(["corpus", "what it is", "audio", "prepared"], rows)
+    say("your own: --data NAME=FOLDER_OR_TABLE with tasks in a --protocol file; see README")
 
 
 def _tasks(path: Path | None, names: list[str] | None, suites: list[str] | None) -> list[Task]:
@@ -363,54 +335,10 @@ def _device(name: str) -> str:
     return name
 
 
-def _show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
-    from benchmark.report import drawn, notes
-
-    console = _console()
-    for board in drawn(table, rows, columns, console.width):
-        console.print(board)
-    for note in notes(table):
-        _print(f"  {note}")
-
-
-def _write(folder: Path, records: list[Record], rows: Sequence[str], columns: Sequence[str]) -> None:
-    """The tables of everything in a folder, new rows and columns after those that were there."""
-    from benchmark.leaderboard import leaderboard
-    from benchmark.report import order_of, write
-
-    before = order_of(folder)
-    for path in write(folder, leaderboard(records), records, [*before[0], *rows], [*before[1], *columns]):
-        _print(f"wrote {path}")
-
-
-def _draw(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table)
-
-
-def _console() -> Console:
-    """For plain text: a label such as "[b]" or ":x:" is no markup."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)
-
-
-def _warn(text: str) -> None:
-    print(f"bench: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
-
-
 def _finish(failures: Sequence[Failure], some_done: bool) -> None:
     """Name what failed; exit with 2 where all of it was a mistake of the user's and nothing was done, else with 1."""
     for failed in failures:
-        _warn(f"{failed.where}: {failed.message}" + (f" (see {failed.path})" if failed.path else ""))
+        warn(f"{failed.where}: {failed.message}" + (f" (see {failed.path})" if failed.path else ""))
     if failures:
         raise typer.Exit(2 if not some_done and all(failed.users for failed in failures) else 1)
 
@@ -423,11 +351,11 @@ def main() -> None:
     except (SystemExit, KeyboardInterrupt) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # click's answer to ctrl-c
             raise
-        _warn("interrupted; the same command goes on where this one stopped")
+        warn("interrupted; the same command goes on where this one stopped")
         sys.exit(130)
     except Exception as error:
         error_ = as_users(error)
         if not is_users(error_):
             raise
-        _warn(str(error_))
+        warn(str(error_))
         sys.exit(2)

@@ -1,0 +1,87 @@
+"""What `bench` prints and the tables it writes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from benchmark.leaderboard import Table
+    from benchmark.records import Record
+
+
+def show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Print a leaderboard with its notes."""
+    from benchmark.report import drawn, notes
+
+    screen = console()
+    for board in drawn(table, rows, columns, screen.width):
+        screen.print(board)
+    for note in notes(table):
+        say(f"  {note}")
+
+
+def write_tables(folder: Path, records: list[Record], rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Write the tables of everything in a folder, new rows and columns after those that were there."""
+    from benchmark.leaderboard import leaderboard
+    from benchmark.report import order_of, write
+
+    before = order_of(folder)
+    for path in write(folder, leaderboard(records), records, [*before[0], *rows], [*before[1], *columns]):
+        say(f"wrote {path}")
+
+
+def draw(columns: list[str], rows: list[list[str]]) -> None:
+    """Print any table."""
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def console() -> Console:
+    """For plain text: a label such as "[b]" or ":x:" is no markup."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a line of results."""
+    print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a sentence for the user, in one line, to stderr."""
+    print(f"bench: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
+
+
+def readable(results: Path, asked: Collection[str] = ()) -> list[Record]:
+    """All records of a folder that count: of this protocol, and of one run of each upstream on each task.
+
+    asked: ids of those that a run was asked for.
+    """
+    from benchmark.leaderboard import current
+    from benchmark.plan import PROTOCOL
+    from benchmark.records import Results
+
+    records, strange = Results(results).read_all()
+    for path in strange:
+        warn(f"{path} is not a record this version can read; it is left out and left alone")
+    old = [record for record in records if record.protocol != PROTOCOL]
+    if old:
+        warn(
+            f"{len(old)} records in {results} are of protocol {old[0].protocol}, not {PROTOCOL}: their numbers do not"
+            " compare and are left out; run the same command again to renew them"
+        )
+    records = [record for record in records if record.protocol == PROTOCOL]
+    kept = current(records, asked)
+    if len(kept) < len(records):
+        say(f"{len(records) - len(kept)} records of other runs (other weights, data or settings) are left out")
+    return kept
