@@ -93,25 +93,24 @@ def plan(
     setup = _setup(data, home, results, device, precision, limit, budget, skip_bad)
     sweeps, failures, _ = harness.plan(_tasks(protocol, task, suite), upstreams, setup, engine(workers))
     store = Results(setup.results)
+    rest = [harness.remaining(sweep, store) for sweep in sweeps]
     rows = [
         [sweep.task.name, sweep.card.name, sweep.fold or "", sweep.features, str(len(sweep.jobs)),
-         str(sum(store.has(sweep.task.name, sweep.card.name, job.id) for job in sweep.jobs))]
-        for sweep in sweeps
+         str(len(sweep.jobs) - len(left.jobs))]
+        for sweep, left in zip(sweeps, rest, strict=True)
     ]  # fmt: skip
     draw(["task", "upstream", "fold", "features", "jobs", "done"], rows)
-    todo = extractions(rest for sweep in sweeps if (rest := harness.remaining(sweep, store)).jobs)
+    todo = sorted(extractions(sweep for sweep in rest if sweep.jobs), key=lambda each: each.card.name)
+    sizes = [bytes_missing(each, setup.home) for each in todo]
     rows = [
-        [each.card.name, each.view, str(len(each.clips)), f"{hours_missing(each, setup.home):.2f}",
-         f"{bytes_missing(each, setup.home):,}"]
-        for each in sorted(todo, key=lambda each: each.card.name)
-    ]  # fmt: skip
+        [each.card.name, each.view, str(len(each.clips)), f"{hours_missing(each, setup.home):.2f}", f"{size:,}"]
+        for each, size in zip(todo, sizes, strict=True)
+    ]
     if rows:
         draw(["to extract with", "view", "clips", "hours left", "bytes left"], rows)
-    jobs = sum(len(sweep.jobs) for sweep in sweeps)
-    left = sum(not store.has(sweep.task.name, sweep.card.name, job.id) for sweep in sweeps for job in sweep.jobs)
+    jobs, left = (sum(len(sweep.jobs) for sweep in some) for some in (sweeps, rest))
     say(
-        f"{jobs} jobs, {jobs - left} done, {left} to do; {sum(bytes_missing(each, setup.home) for each in todo):,}"
-        f" bytes to extract into {setup.home / 'features'}"
+        f"{jobs} jobs, {jobs - left} done, {left} to do; {sum(sizes):,} bytes to extract into {setup.home / 'features'}"
     )
     _finish(failures, bool(sweeps))
 

@@ -155,7 +155,7 @@ def extract(wanted: Iterable[Extraction], setup: Setup, engine: Engine = in_proc
     """
     todo = [(each, missing(each, setup.home)) for each in sorted(wanted, key=lambda each: each.card.name)]
     todo = [(each, shards) for each, shards in todo if shards]
-    _room(sum(bytes_missing(each, setup.home) for each, _ in todo), setup.home)
+    _room(sum(bytes_of(each, shards) for each, shards in todo), setup.home)
     for each, _ in todo:
         sweep(folder_of(each, setup.home))
         about = {"upstream": each.card._asdict(), "view": each.view, "clips": len(each.clips)}

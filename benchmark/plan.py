@@ -99,7 +99,10 @@ class Job(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """The jobs that share task, upstream and fold, and so train side by side. limit: clips per split, if it cut any."""
+    """The jobs that share task, upstream and fold, and so train side by side.
+
+    content: digest of the selection. limit: clips per split, if it cut any.
+    """
 
     task: Task
     card: Card
@@ -109,6 +112,7 @@ class Sweep(NamedTuple):
     group: str
     jobs: tuple[Job, ...]
     selection: Selection
+    content: str
     limit: int | None = None
 
     @property
@@ -205,7 +209,9 @@ def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Ma
             choose = partial(select, manifest, task, head.judged_on, head.closed, fold, skip_bad=setup.skip_bad)
             selection = choose(limit=setup.limit)
             limit = None if setup.limit is None or selection == choose() else setup.limit
-            sweeps += [_sweep(task, card, head, fold, selection, setup)._replace(limit=limit) for card in upstreams]
+            content = selection.digest
+            bare = [Sweep(task, card, head, fold, "", "", (), selection, content, limit) for card in upstreams]
+            sweeps += [_with_jobs(sweep, setup) for sweep in bare]
     return sweeps
 
 
@@ -226,13 +232,13 @@ def _fitting(task: Task, head: HeadCard) -> Task:
     return task.model_copy(update={"metric": metric})
 
 
-def _sweep(task: Task, card: Card, head: HeadCard, fold: str | None, selection: Selection, setup: Setup) -> Sweep:
-    empty = Sweep(task, card, head, fold, "", "", (), selection)
-    features = _features(empty, setup)
-    group = digest([PROTOCOL, fixed(task), card, features, selection.digest, fold])
-    grid = [(lr, seed) for lr in task.lr for seed in task.seeds] if head.trained else [(None, 0)]
+def _with_jobs(sweep: Sweep, setup: Setup) -> Sweep:
+    """The sweep with its features settled and its grid filled in."""
+    task, features = sweep.task, _features(sweep, setup)
+    group = digest([PROTOCOL, fixed(task), sweep.card, features, sweep.content, sweep.fold])
+    grid = [(lr, seed) for lr in task.lr for seed in task.seeds] if sweep.head.trained else [(None, 0)]
     jobs = tuple(Job(digest([group, lr, seed])[:16], lr, seed) for lr, seed in grid)
-    return empty._replace(features=features, group=group[:16], jobs=jobs)
+    return sweep._replace(features=features, group=group[:16], jobs=jobs)
 
 
 def fixed(task: Task) -> dict[str, Any]:

@@ -26,13 +26,15 @@ LIMITED = "‡"
 
 def rows_of(table: Table, order: Sequence[str] = ()) -> list[str]:
     """Upstreams, those of `order` first, the others by name."""
-    names = {upstream for upstream, _ in table}
-    return [name for name in dict.fromkeys(order) if name in names] + sorted(names - set(order))
+    return _ordered({upstream for upstream, _ in table}, order)
 
 
 def columns_of(table: Table, order: Sequence[str] = ()) -> list[str]:
     """Tasks, those of `order` first, the others by name."""
-    names = {task for _, task in table}
+    return _ordered({task for _, task in table}, order)
+
+
+def _ordered(names: set[str], order: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(order) if name in names] + sorted(names - set(order))
 
 

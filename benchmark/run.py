@@ -21,6 +21,7 @@ from benchmark.manifest import Manifest
 from benchmark.plan import (
     PROTOCOL,
     Card,
+    Extraction,
     Job,
     Setup,
     Sweep,
@@ -33,6 +34,7 @@ from benchmark.plan import (
     prepare_all,
 )  # fmt: skip
 from benchmark.records import Record, Results
+from benchmark.selection import SPLITS
 from benchmark.tasks import Task
 
 
@@ -101,7 +103,7 @@ def remaining(sweep: Sweep, results: Results) -> Sweep:
 
 
 def work_of(sweep: Sweep) -> float:
-    """How long a sweep takes, roughly: for the progress bar only."""
+    """How long a sweep takes, roughly: for the progress bar and the order of work."""
     audio = sum(clip.seconds for clip in sweep.selection.clips["train"])
     if sweep.features == "summary":
         return 0.02 * len(sweep.selection.clips["train"]) * (sweep.task.epochs if sweep.head.trained else 1)
@@ -122,8 +124,6 @@ def _broken(sweep: Sweep, broken: dict[str, Failure]) -> Failure | None:
 
 def _unloaded(failed: Failure, tasks: Iterable[Task], results: Results) -> Failure:
     """The failure of an upstream that cannot be described, told beside where its records would be."""
-    if failed.users:
-        return failed
     paths = [results.fail(task.name, failed.where, ["upstream"], failed.trace)[0] for task in tasks]
     return failed._replace(path=paths[0])
 
@@ -151,10 +151,10 @@ def _train(sweep: Sweep, setup: Setup, corpus: str) -> None:
     from downstreams.train import Recipe, Setting, fit, predict
 
     task, head = sweep.task, HEADS[sweep.task.head]
-    sets = {split: _data(sweep, split, setup) for split in ("train", "valid", "test")}
+    stored = extraction_of(sweep)
+    sets = {split: _data(sweep, split, stored, setup) for split in SPLITS}
     references = {split: _references(sweep, split) for split in ("valid", "test")}
-    live = sweep.features in ("live", "finetune")
-    encoder = upstream_of(sweep.card.name, setup.device, setup.precision) if live else None
+    encoder = None if stored else upstream_of(sweep.card.name, setup.device, setup.precision)
     began = time.monotonic()
     fitted = fit(
         build=partial(head, *_feature_shape(sweep), sets["train"].targets, **task.head_args),
@@ -176,8 +176,9 @@ def _train(sweep: Sweep, setup: Setup, corpus: str) -> None:
     predictions = predict(fitted, sets["test"], encoder=encoder, device=setup.device)
     seconds = {"fit": trained - began, "test": time.monotonic() - trained}
     scored = [head.score(predicted, references["test"]) for predicted in predictions]
+    shared, results = _shared(sweep, seconds, setup, corpus), Results(setup.results)
     for job, result, (scores, outcomes) in zip(sweep.jobs, fitted, scored, strict=True):
-        Results(setup.results).write(_record(sweep, job, result, scores, seconds, setup, corpus), outcomes)
+        results.write(_record(job, result, scores, sweep.selection.skipped, shared), outcomes)
 
 
 @contextmanager
@@ -197,9 +198,8 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _data(sweep: Sweep, split: str, setup: Setup) -> FeatureSet | AudioSet:
+def _data(sweep: Sweep, split: str, stored: Extraction | None, setup: Setup) -> FeatureSet | AudioSet:
     clips, task = sweep.selection.clips[split], sweep.task
-    stored = extraction_of(sweep)
     if stored:
         return FeatureSet(stored, clips, task.target, task.batch, setup.home)
     return AudioSet(clips, task.target, task.batch, sweep.card)
@@ -220,39 +220,45 @@ def _feature_shape(sweep: Sweep) -> tuple[int, int]:
     return (card.summary_layers, card.summary_dim) if summaries else (card.layers, card.dim)
 
 
-def _record(
-    sweep: Sweep, job: Job, result: Any, scores: dict[str, float], seconds: dict[str, float], setup: Setup, corpus: str
-) -> Record:
-    selection = sweep.selection
+def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, corpus: str) -> dict[str, Any]:
+    """What the records of a sweep have in common."""
+    metric = sweep.task.metric or ""
+    return {
+        "group": sweep.group,
+        "protocol": PROTOCOL,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "task": fixed(sweep.task),
+        "upstream": sweep.card._asdict(),
+        "features": sweep.features,
+        "fold": sweep.fold,
+        "metric": metric,
+        "higher": sweep.head.metrics[metric],
+        "corpus": corpus,
+        "selection": sweep.content,
+        "clips": {split: len(clips) for split, clips in sweep.selection.clips.items()},
+        "trials": {split: len(trials) for split, trials in sweep.selection.trials.items()},
+        "limit": sweep.limit,
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "device": _device(setup.device),
+        "versions": installed(),
+    }
+
+
+def _record(job: Job, result: Any, scores: dict[str, float], skipped: dict[str, int], shared: dict[str, Any]) -> Record:
+    """result: what `fit` gave; scores: of test; shared: see `_shared`."""
+    unusable = {"training texts longer than their frames": result.unusable} if result.unusable else {}
     return Record(
         id=job.id,
-        group=sweep.group,
-        protocol=PROTOCOL,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        task=fixed(sweep.task),
-        upstream=sweep.card._asdict(),
-        features=sweep.features,
-        fold=sweep.fold,
         lr=job.lr,
         seed=job.seed,
-        metric=sweep.task.metric or "",
-        higher=sweep.head.metrics[sweep.task.metric or ""],
         valid=_finite(result.valid),
         test=_finite(scores),
         epoch=result.epoch,
         curve=[(_number(loss), _number(score)) for loss, score in result.curve],
         diverged=result.diverged,
         layer_weights=[round(weight, 6) for weight in result.head.layer_sum.weights.tolist()],
-        corpus=corpus,
-        selection=selection.digest,
-        clips={split: len(clips) for split, clips in selection.clips.items()},
-        trials={split: len(trials) for split, trials in selection.trials.items()},
-        skipped=selection.skipped
-        | ({"training texts longer than their frames": result.unusable} if result.unusable else {}),
-        limit=sweep.limit,
-        seconds={stage: round(value, 3) for stage, value in seconds.items()},
-        device=_device(setup.device),
-        versions=installed(),
+        skipped=skipped | unusable,
+        **shared,
     )
 
 

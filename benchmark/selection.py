@@ -58,7 +58,7 @@ def select(
             f" {', '.join(known) or 'none'}"
         )
     good, skipped = _good(task, of_task, skip_bad)
-    clips = _by_split(task, good) if fold is None else _by_fold(task, good, fold)
+    clips = _by_split(good) if fold is None else _by_fold(task, good, fold)
     _present(task, clips, good)
     _disjoint(task, clips)
     if judged_on == "trials":
@@ -96,7 +96,7 @@ def _good(task: Task, clips: list[Clip], skip_bad: bool) -> tuple[list[Clip], di
     return [clip for clip in clips if not clip.problem], {"bad audio": len(bad)} if bad else {}
 
 
-def _by_split(task: Task, clips: list[Clip]) -> dict[str, list[Clip]]:
+def _by_split(clips: list[Clip]) -> dict[str, list[Clip]]:
     parts: dict[str, list[Clip]] = {split: [] for split in SPLITS}
     for clip in clips:
         if clip.split in parts:

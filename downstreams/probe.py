@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -33,9 +34,9 @@ class Probe(Head):
         self.output = nn.Linear(hidden, len(self.classes))
 
     @staticmethod
+    @abstractmethod
     def classes_of(targets: Sequence[str]) -> list[str]:
         """Sorted class names in label strings; raises HeadError where they leave nothing to learn."""
-        raise NotImplementedError
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, C) of summaries (B, L, D), or of frames (B, T, L, D) with their lengths (B,)."""

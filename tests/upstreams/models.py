@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from upstreams import create
+from upstreams.base import UpstreamError
 from upstreams.torchaudio_guard import guard
 
 guard()
@@ -123,3 +126,12 @@ def relative(one: Tensor, other: Tensor) -> float:
     assert one.shape == other.shape
     scale = other.abs().amax(dim=(0, 2), keepdim=True)
     return float(((one - other).abs() / scale).max().detach())
+
+
+def told(reference: str) -> str:
+    """The one sentence in which a reference is refused."""
+    with pytest.raises(UpstreamError) as caught:
+        create(reference)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

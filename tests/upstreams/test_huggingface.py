@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.upstreams.models import KINDS, SMALL, SMALL_AST, SMALL_WHISPER, build, padded, save, waveform_extractor
+from tests.upstreams.models import KINDS, SMALL, SMALL_AST, SMALL_WHISPER, build, padded, save, told, waveform_extractor
 from upstreams import create, entries
-from upstreams.base import UpstreamError, fingerprint
+from upstreams.base import fingerprint
 from upstreams.huggingface import named, untrained
 from upstreams.waveform_encoders import fold_weight_norm
 
@@ -19,14 +19,6 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     save(build("hubert", **SMALL), waveform_extractor(True), tmp_path)
     return tmp_path
-
-
-def told(reference: str) -> str:
-    with pytest.raises(UpstreamError) as caught:
-        create(reference)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import upstreams
+from tests.upstreams.models import told
 from upstreams import create, entries, names, register
-from upstreams.base import UpstreamError, fingerprint
+from upstreams.base import fingerprint
 
 MINE = '''
 import torch
@@ -64,14 +65,6 @@ def mine(tmp_path: Path) -> str:
     (tmp_path / "neighbour.py").write_text("HOP = 160\n")
     (tmp_path / "mine.py").write_text(MINE)
     return str(tmp_path / "mine.py")
-
-
-def told(reference: str) -> str:
-    with pytest.raises(UpstreamError) as caught:
-        create(reference)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_names_are_listed_without_importing_torch() -> None:
