@@ -11,6 +11,7 @@ import upstreams
 from tests.upstreams.models import told
 from upstreams import create, entries, names, register
 from upstreams.base import fingerprint
+from upstreams.user_files import lies_in
 
 MINE = '''
 import torch
@@ -35,6 +36,13 @@ class Energy(Upstream):
 def energy(random=False):
     """Energy."""
     return Energy()
+
+
+def scaled(layers: int, ckpt="none", name: str = "", loud=False):
+    """Energy with a layer for each time it is told of."""
+    upstream = Energy()
+    upstream.layers, upstream.told = layers, (layers, ckpt, name, loud)
+    return upstream
 
 
 def fixed():
@@ -153,8 +161,8 @@ def test_a_file_imports_its_own_neighbours_and_changes_its_fingerprint_with_them
 
 def test_of_this_project_a_file_at_its_root_takes_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(upstreams.__file__).parents[1]
-    assert not upstreams.lies_in(root, "upstreams.spectral", sys.modules["upstreams.spectral"])
-    assert not upstreams.lies_in(Path(sys.prefix), "torch", torch)
+    assert not lies_in(root, "upstreams.spectral", sys.modules["upstreams.spectral"])
+    assert not lies_in(Path(sys.prefix), "torch", torch)
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(mine: str) -> None:
@@ -181,3 +189,21 @@ def test_mistakes_in_ones_own_file_are_told_with_the_line(mine: str) -> None:
     Path(mine).write_text("import torch\nimport there_is_no_such_module\n")
     assert told(f"{mine}:broken").startswith("error in your file mine.py, line 2: ModuleNotFoundError")
     assert told("nowhere/mine.py:broken").startswith("no file 'nowhere/mine.py'")
+
+
+def test_a_function_takes_arguments_from_its_reference(mine: str, tmp_path: Path) -> None:
+    upstream = create(f"{mine}:scaled?layers=3&ckpt=a%26b.pt&name=007&loud=true")
+    assert upstream.told == (3, "a&b.pt", "007", True)  # type: ignore[attr-defined]
+    assert create(f"{mine}:scaled?layers=3").told == (3, "none", "", False)  # type: ignore[attr-defined]
+    assert told(f"{mine}:scaled").endswith(f"write {mine}:scaled?layers=VALUE")
+    assert "did you mean 'layers'?" in told(f"{mine}:scaled?layer=3")
+    assert "it takes: layers, ckpt, name, loud" in told(f"{mine}:scaled?zzz=3&layers=1")
+    assert "is not of the form name=value" in told(f"{mine}:scaled?layers")
+
+
+def test_arguments_are_part_of_the_fingerprint_and_files_count_by_their_content(mine: str, tmp_path: Path) -> None:
+    for name, text in (("a.pt", "one"), ("b.pt", "one"), ("c.pt", "two")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (fingerprint(create(f"{mine}:scaled?layers=1&ckpt={tmp_path}/{name}.pt")) for name in "abc")
+    assert a == b != c
+    assert fingerprint(create(f"{mine}:scaled?layers=1&name=x")) != fingerprint(create(f"{mine}:scaled?layers=1"))
