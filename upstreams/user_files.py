@@ -14,6 +14,7 @@ from typing import Any
 from upstreams import call, failure
 from upstreams.arguments import arguments_of
 from upstreams.base import Upstream, UpstreamError
+from upstreams.checkpoints import digest as digest_of
 
 OURS = ("upstreams", "downstreams", "benchmark")
 
@@ -83,16 +84,7 @@ def code_digest(file: Path, neighbours: dict[str, Any], arguments: dict[str, Any
         digest.update(name.encode() + hashlib.sha256(Path(module.__file__).read_bytes()).digest())
     for name, value in sorted(arguments.items()):
         given = Path(str(value)).expanduser()
-        digest.update(f"{name}={file_digest(given) if given.is_file() else value!r}".encode())
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        digest.update(f"{name}={digest_of(given) if given.is_file() else value!r}".encode())
     return digest.hexdigest()
 
 
