@@ -18,8 +18,10 @@ $(VENV)/bin/python:
 	  PYTHONPATH="$$($(PYTHON) -c 'import os, pip; print(os.path.dirname(os.path.dirname(pip.__file__)))')" \
 	  $(VENV)/bin/python -m pip install --quiet --ignore-installed pip; }
 
+# s3prl's SSAST and AST need just this timm; what that depends on for images is not needed, and does not load beside torch.
 $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm==0.4.5
 	@touch $@
 
 demo: $(INSTALLED)
@@ -42,7 +44,7 @@ results: $(INSTALLED)
 	$(BENCH) run fbank fbank_cmvn mfcc spectrogram hf:examples/hubert_tiny@random --suite fsdd --data fsdd=$(FSDD) \
 	  --home demo/home --results results --workers $(CORES)
 
-# One upstream pass and a sweep of 5 learning rates x 3 seeds, against the bare forward pass over the same clips.
+# `bench extract` and a sweep of 5 learning rates x 3 seeds, against the bare forward pass over the same clips.
 speed: $(INSTALLED)
 	$(VENV)/bin/python -m tests.speed
 

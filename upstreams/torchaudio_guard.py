@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -62,3 +63,30 @@ def forget() -> None:
     """Drop what a failed import of torchaudio left behind."""
     for name in [name for name in sys.modules if name == "torchaudio" or name.startswith("torchaudio.")]:
         del sys.modules[name]
+
+
+@contextmanager
+def before_2_9() -> Iterator[None]:
+    """Within it, torchaudio has the functions that s3prl's modules look for as they are imported, and 2.9 dropped.
+
+    Those that torchaudio has are left alone; the others do nothing, or say so when they are called.
+    """
+    torchaudio = importlib.import_module("torchaudio")
+    sox = ModuleType("torchaudio.sox_effects")
+    vars(sox).update(apply_effects_tensor=dropped, apply_effects_file=dropped)
+    added = {"set_audio_backend": lambda _: None, "sox_effects": sox}
+    added = {name: value for name, value in added.items() if not hasattr(torchaudio, name)}
+    vars(torchaudio).update(added)
+    if "sox_effects" in added:
+        sys.modules[sox.__name__] = sox
+    try:
+        yield
+    finally:
+        for name in added:
+            delattr(torchaudio, name)
+        if sys.modules.get(sox.__name__) is sox:
+            del sys.modules[sox.__name__]
+
+
+def dropped(*_: object, **__: object) -> None:
+    raise RuntimeError("torchaudio 2.9 and later have no sox effects; apply them to the files beforehand")

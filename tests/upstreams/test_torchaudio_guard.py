@@ -61,3 +61,35 @@ def test_a_torchaudio_that_fails_to_load_its_library_is_imported_without_it(tmp_
     (package / "later.py").write_text("from torchaudio._extension import fail_if_no_align, _IS_ALIGN_AVAILABLE")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom upstreams.torchaudio_guard import guard; guard()\n"
     assert run(code + "import torchaudio; print(torchaudio.later._IS_ALIGN_AVAILABLE)") == "False"
+
+
+def test_what_torchaudio_dropped_is_there_for_a_while_and_refuses_to_be_called() -> None:
+    code = """
+from upstreams.torchaudio_guard import before_2_9, guard
+guard()
+import sys, torchaudio
+before = dict(vars(torchaudio))
+with before_2_9():
+    torchaudio.set_audio_backend("sox_io")
+    from torchaudio.sox_effects import apply_effects_tensor
+    try:
+        apply_effects_tensor(None, 16000, [])
+    except RuntimeError as error:
+        print(error)
+assert vars(torchaudio) == before and "torchaudio.sox_effects" not in sys.modules
+"""
+    assert run(code) == "torchaudio 2.9 and later have no sox effects; apply them to the files beforehand"
+
+
+def test_functions_that_torchaudio_has_are_not_replaced(tmp_path) -> None:
+    package = tmp_path / "torchaudio"
+    package.mkdir()
+    (package / "__init__.py").write_text("from torchaudio import sox_effects\ndef set_audio_backend(name): pass\n")
+    (package / "sox_effects.py").write_text("def apply_effects_tensor(): return 'real'")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport torchaudio\nreal = torchaudio.set_audio_backend\n"
+    )
+    code += "from upstreams.torchaudio_guard import before_2_9\nwith before_2_9():\n"
+    code += "    from torchaudio.sox_effects import apply_effects_tensor\n"
+    code += "    print(apply_effects_tensor(), torchaudio.set_audio_backend is real)\n"
+    assert run(code + "assert torchaudio.set_audio_backend is real and torchaudio.sox_effects") == "real True"
