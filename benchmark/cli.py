@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.console import draw, readable, say, show, warn, write_tables
+from benchmark.console import draw, families, readable, say, show, warn, write_tables
 from benchmark.errors import UserError, as_users, is_users, unknown
 
 if TYPE_CHECKING:
@@ -27,9 +27,12 @@ list_app = typer.Typer(help="What there is: upstreams, tasks, corpora, suites.",
 app.add_typer(data_app, name="data")
 app.add_typer(list_app, name="list")
 
-Upstreams = Annotated[
-    list[str], typer.Argument(metavar="UPSTREAM...", help="NAME, NAME@random, hf:FOLDER_OR_ID or file.py:function")
-]
+REFERENCE = (
+    "NAME, NAME@random, hf:FOLDER_OR_ID, s3prl:NAME@FILE, speechbrain:FOLDER_OR_ID, fairseq:FILE or"
+    " file.py:function?key=value"
+)
+Upstream = Annotated[str, typer.Argument(help=REFERENCE)]
+Upstreams = Annotated[list[str], typer.Argument(metavar="UPSTREAM...", help=REFERENCE)]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task; may be repeated.")]
 Suites = Annotated[list[str] | None, typer.Option("--suite", help="A suite of tasks; may be repeated.")]
 ProtocolFile = Annotated[
@@ -130,7 +133,7 @@ def report(results: ResultsFolder = Path("results")) -> None:
 
 @app.command()
 def extract(
-    upstream: Annotated[str, typer.Argument(help="NAME, NAME@random, hf:FOLDER_OR_ID or file.py:function")],
+    upstream: Upstream,
     audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files, or folders searched for files.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="An .npz file.")],
     device: Device = "auto", precision: Precision = "fp32", skip_bad: SkipBad = False,
@@ -143,15 +146,12 @@ def extract(
 
 
 @app.command()
-def check(
-    upstream: Annotated[str, typer.Argument(help="NAME, NAME@random, hf:FOLDER_OR_ID or file.py:function")],
-    device: Device = "auto",
-) -> None:
-    """Test an upstream against the contract, explaining each fault."""
-    from upstreams import create
+def check(upstream: Upstream, device: Device = "auto", precision: Precision = "fp32") -> None:
+    """Test an upstream against the contract, explaining each fault, and measure what it costs."""
+    from benchmark.encoding import upstream_of
     from upstreams.check import check as examine
 
-    findings = examine(create(upstream).to(_device(device)))
+    findings = examine(upstream_of(upstream, _device(device), _precision(precision)))
     draw(["", "check", "finding"], [["ok" if each.ok else "FAIL", each.name, each.detail] for each in findings])
     failed = [each.name for each in findings if not each.ok]
     if failed:
@@ -221,11 +221,13 @@ def data_check(
 
 @list_app.command("upstreams")
 def list_upstreams() -> None:
-    """Encoders by name."""
+    """Encoders by name, and those of s3prl by family."""
     from upstreams import names
+    from upstreams.s3prl_entries import entries
 
     draw(["upstream", "what it is"], [[name, text] for name, text in names().items()])
-    say("also: NAME@random (random weights), hf:FOLDER_OR_ID, file.py:function")
+    draw(["of s3prl", "s3prl:NAME, or s3prl:NAME@FILE with a checkpoint", "cannot run here"], families(entries()))
+    say(f"also: {REFERENCE}")
 
 
 @list_app.command("tasks")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from benchmark.leaderboard import Table
     from benchmark.records import Record
+    from upstreams.s3prl_entries import Entry
 
 
 def show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
@@ -43,6 +44,20 @@ def draw(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console().print(table)
+
+
+def families(entries: Mapping[str, Entry]) -> list[list[str]]:
+    """A row for each family of s3prl's entries: its name, its entries, and why those that cannot run here cannot."""
+    rows = []
+    for family in sorted({entry.family for entry in entries.values()}):
+        own = [entry for entry in entries.values() if entry.family == family]
+        broken: dict[str, list[str]] = {}
+        for entry in own:
+            if entry.reason:
+                broken.setdefault(entry.reason, []).append(entry.name)
+        told = [reason if len(some) == len(own) else f"{', '.join(some)}: {reason}" for reason, some in broken.items()]
+        rows.append([family, ", ".join(entry.name for entry in own), "; ".join(told)])
+    return rows
 
 
 def console() -> Console:

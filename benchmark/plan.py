@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import platform
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +40,8 @@ class Setup:
 class Card(NamedTuple):
     """An upstream in plain values: enough to plan with, and to tell whether features on disk are its own.
 
-    name: the reference it was asked for by. hop, window: samples. parameters: number of weights.
+    name: the reference it was asked for by. hop, window: samples. parameters: number of weights. cost: of encoding, see
+    `cards.cost_of`. origin: SHA-256 of each file that it came from by name, and the "revision" of a hub's.
     """
 
     name: str
@@ -57,6 +55,13 @@ class Card(NamedTuple):
     summary_layers: int
     summary_dim: int
     parameters: int
+    cost: dict[str, int | float | None] = {}  # noqa: RUF012 (never changed)
+    origin: dict[str, str] = {}  # noqa: RUF012
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What features, and so the ids of jobs, depend on; cost and origin are facts beside it."""
+        return {name: value for name, value in self._asdict().items() if name not in ("cost", "origin")}
 
     def frames(self, samples: int) -> int:
         """Frames of a clip of so many samples."""
@@ -86,7 +91,7 @@ class Extraction(NamedTuple):
 def extraction(card: Card, view: str, clips: Iterable[Clip]) -> Extraction:
     """The extraction of these clips, whatever the upstream and the corpus are called and wherever they lie."""
     wanted = tuple(clips)
-    content = [card._replace(name=""), view, [[clip.id, clip.digest] for clip in wanted]]
+    content = [list(card._replace(name="").identity.values()), view, [[clip.id, clip.digest] for clip in wanted]]
     return Extraction(card, view, wanted, digest(content)[:32])
 
 
@@ -121,63 +126,14 @@ class Sweep(NamedTuple):
         return tuple(sorted({clip.id: clip for split in SPLITS for clip in self.selection.clips[split]}.values()))
 
 
-def describe(name: str, setup: Setup) -> Card:
-    """Load an upstream, see that it runs, and keep its card for as long as the files behind it stay the same."""
-    kept = setup.home / "cards" / f"{digest([name, setup.precision])[:16]}.json"
-    folder = Path(name.removeprefix("hf:").removesuffix("@random"))
-    files = sorted(folder.rglob("*")) if name.startswith("hf:") and folder.is_dir() else []
-    sources = [stamp(path) for path in files if path.is_file()]
-    key = digest([name, setup.precision, _package_stamps("upstreams"), sources, installed()])
-    lasting = bool(files) or (name.endswith("@random") and ".py:" not in name)
-    value = remembered(
-        kept, key, lambda: list(_describe(name, setup.precision)), lambda card: lasting or _weightless(card)
-    )
-    return Card(*value)
-
-
-def _weightless(card: list[Any]) -> bool:
-    """Nothing but this package's code makes its features, unless a user's file does."""
-    return Card(*card).parameters == 0 and ".py:" not in Card(*card).name
-
-
-def _package_stamps(package: str) -> list[Any]:
+def code_stamps(package: str) -> list[Any]:
+    """What changes with the code of a package of this project."""
     return [stamp(path) for path in sorted((PACKAGES / package).glob("*.py"))]
-
-
-def installed() -> dict[str, str]:
-    """Versions of what the numbers rest on."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "ssl-bench",
-        "torch",
-        "transformers",
-        "s3prl",
-        "speechbrain",
-        "scikit-learn",
-        "jiwer",
-        "numpy",
-        "soxr",
-    ):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _describe(name: str, precision: str) -> Card:
-    from benchmark.encoding import summary_shape, upstream_of
-    from upstreams.base import fingerprint
-
-    upstream = upstream_of(name, "cpu", "fp32")
-    summary_layers, summary_dim = summary_shape(upstream, name)
-    return Card(
-        name, fingerprint(upstream), precision, upstream.sample_rate, upstream.hop, upstream.window, upstream.layers,
-        upstream.dim, summary_layers, summary_dim, sum(weight.numel() for weight in upstream.parameters()),
-    )  # fmt: skip
 
 
 def head_card(name: str, setup: Setup) -> HeadCard:
     """What planning needs to know of a head, without importing torch every time."""
-    key = digest([_package_stamps("downstreams"), HeadCard._fields])
+    key = digest([code_stamps("downstreams"), HeadCard._fields])
     table = remembered(setup.home / "cards" / "heads.json", key, _head_cards)
     if name not in table:
         raise unknown("head", name, table)
@@ -211,7 +167,7 @@ def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Ma
             limit = None if setup.limit is None or selection == choose() else setup.limit
             content = selection.digest
             bare = [Sweep(task, card, head, fold, "", "", (), selection, content, limit) for card in upstreams]
-            sweeps += [_with_jobs(sweep, setup) for sweep in bare]
+            sweeps += [with_jobs(sweep, setup) for sweep in bare]
     return sweeps
 
 
@@ -232,10 +188,10 @@ def _fitting(task: Task, head: HeadCard) -> Task:
     return task.model_copy(update={"metric": metric})
 
 
-def _with_jobs(sweep: Sweep, setup: Setup) -> Sweep:
+def with_jobs(sweep: Sweep, setup: Setup) -> Sweep:
     """The sweep with its features settled and its grid filled in."""
     task, features = sweep.task, _features(sweep, setup)
-    group = digest([PROTOCOL, fixed(task), sweep.card, features, sweep.content, sweep.fold])
+    group = digest([PROTOCOL, fixed(task), list(sweep.card.identity.values()), features, sweep.content, sweep.fold])
     grid = [(lr, seed) for lr in task.lr for seed in task.seeds] if sweep.head.trained else [(None, 0)]
     jobs = tuple(Job(digest([group, lr, seed])[:16], lr, seed) for lr, seed in grid)
     return sweep._replace(features=features, group=group[:16], jobs=jobs)

@@ -24,7 +24,9 @@ class Record(BaseModel):
     group: shared by the jobs that differ only in learning rate and seed. higher: the metric's better direction.
     valid, test: metric -> score, rates in percent. epoch: the one chosen on validation. curve: per epoch, training loss
     and validation score. clips: by split. skipped: left out, by reason. seconds: of the sweep by stage. diverged: the
-    loss became infinite. limit: clips per split, if the run was cut short.
+    loss became infinite. limit: clips per split, if the run was cut short. cost: of encoding, by parameters,
+    macs_per_second of audio, real_time_factor (time / audio) and the threads it took; empty in older records. origin:
+    SHA-256 of each file that the upstream came from by name, and the "revision" of a hub's.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -41,8 +43,8 @@ class Record(BaseModel):
     seed: int
     metric: str
     higher: bool
-    valid: dict[str, float | None]
-    test: dict[str, float | None]
+    valid: dict[str, int | float | None]
+    test: dict[str, int | float | None]
     epoch: int
     curve: list[tuple[float | None, float | None]]
     diverged: bool
@@ -54,6 +56,8 @@ class Record(BaseModel):
     skipped: dict[str, int]
     limit: int | None
     seconds: dict[str, float]
+    cost: dict[str, int | float | None] = {}
+    origin: dict[str, str] = {}
     device: str
     versions: dict[str, str]
 

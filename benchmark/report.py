@@ -96,7 +96,12 @@ def _rounded(cell: Cell | None) -> float | None:
 
 
 def long(records: Iterable[Record], table: Table) -> pandas.DataFrame:
-    """A row per job with everything its record holds. chosen: its learning rate is the one in the leaderboard."""
+    """A row per job with everything its record holds.
+
+    chosen: its learning rate is the one in the leaderboard. macs_per_second: multiply–accumulates of the upstream per
+    second of audio. real_time_factor: time / audio of the upstream alone, on `device` with so many `threads`. revision:
+    commit of the hub's repository that its weights came from.
+    """
     import pandas
 
     return pandas.DataFrame([_flat(record, table) for record in records])
@@ -143,6 +148,8 @@ def _flat(record: Record, table: Table) -> dict[str, Any]:
     row |= {"skipped": sum(record.skipped.values()), "limit": record.limit}
     row |= {f"{stage}_seconds": value for stage, value in record.seconds.items()}
     row |= {name: record.upstream[name] for name in ("layers", "dim", "hop", "parameters", "precision", "fingerprint")}
+    row |= {name: record.cost.get(name) for name in ("macs_per_second", "real_time_factor", "threads")}
+    row |= {"revision": record.origin.get("revision")}
     row |= {"device": record.device, "protocol": record.protocol, "created": record.created, "job": record.id}
     return row
 

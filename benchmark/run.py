@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +10,10 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NamedTuple
 
+from benchmark.cards import describe, device_name, installed
 from benchmark.datasets import AudioSet, FeatureSet
 from benchmark.encoding import upstream_of
-from benchmark.engine import Engine, cores, progress
+from benchmark.engine import Engine, progress
 from benchmark.errors import Failure, UserError, failure
 from benchmark.features import extract
 from benchmark.leaderboard import Table, leaderboard
@@ -25,12 +25,10 @@ from benchmark.plan import (
     Job,
     Setup,
     Sweep,
-    describe,
     expand,
     extraction_of,
     extractions,
     fixed,
-    installed,
     prepare_all,
 )  # fmt: skip
 from benchmark.records import Record, Results
@@ -228,7 +226,7 @@ def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, corpus: str) 
         "protocol": PROTOCOL,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "task": fixed(sweep.task),
-        "upstream": sweep.card._asdict(),
+        "upstream": sweep.card.identity,
         "features": sweep.features,
         "fold": sweep.fold,
         "metric": metric,
@@ -239,7 +237,9 @@ def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, corpus: str) 
         "trials": {split: len(trials) for split, trials in sweep.selection.trials.items()},
         "limit": sweep.limit,
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "device": _device(setup.device),
+        "cost": sweep.card.cost,
+        "origin": sweep.card.origin,
+        "device": device_name(setup.device),
         "versions": installed(),
     }
 
@@ -268,11 +268,3 @@ def _number(value: float) -> float | None:
 
 def _finite(scores: dict[str, float]) -> dict[str, float | None]:
     return {name: _number(value) for name, value in scores.items()}
-
-
-def _device(device: str) -> str:
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {cores()} cores"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,7 @@ class Upstream(nn.Module, ABC):
     dim: int  # D
     version: int = 1  # raised by the commit that changes what the class computes
     source: str = ""  # digest of the user's file that it came from; set by `upstreams.create`
+    origin: Mapping[str, str] = {}  # where weights came from: SHA-256 of each file by name, and "revision" of a hub's
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -73,6 +75,22 @@ def mean_over_time(frames: Tensor, lengths: Tensor) -> Tensor:
     """Mean (B, L, D) of the valid frames of (B, T, L, D)."""
     mask = valid(lengths, frames.shape[1])[:, :, None, None]
     return (frames * mask).sum(1) / lengths[:, None, None]
+
+
+def by_length(encode: Callable[[Tensor], Tensor], waveforms: Tensor, lengths: Tensor, counts: Tensor) -> Features:
+    """Features of models that cannot ignore padding: clips of the same length are encoded together, without any.
+
+    encode: (N, S) to frames (N, T, L, D), of which the first `counts` (B,) of each clip are kept.
+    """
+    parts = []
+    for length in lengths.unique().tolist():
+        chosen = (lengths == length).nonzero()[:, 0]
+        parts.append((chosen, encode(waveforms[chosen, :length].float())[:, : int(counts[chosen[0]])]))
+    shape = parts[0][1].shape[2:]
+    frames = parts[0][1].new_zeros(len(lengths), int(counts.max()), *shape)
+    for chosen, some in parts:
+        frames[chosen, : some.shape[1]] = some
+    return Features(frames, counts)
 
 
 def fingerprint(upstream: Upstream) -> str:

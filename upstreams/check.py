@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from upstreams.base import Features, Upstream, fingerprint
-from upstreams.trial import batch, difference, digest, encode, sounds
-
-TOLERANCE = 1e-4  # relative to a layer's largest value
-NOISE = 1e-6  # what a second identical call may differ by, as sums in parallel are not ordered
+from upstreams import contract
+from upstreams.base import Upstream, fingerprint
+from upstreams.cost import macs_per_second, real_time_factor
+from upstreams.trial import Fault, batch, plural, require, sounds
 
 
 class Finding(NamedTuple):
@@ -24,12 +22,8 @@ class Finding(NamedTuple):
     detail: str
 
 
-class Fault(Exception):  # noqa: N818
-    """An upstream breaks its contract; the message is the detail of the finding."""
-
-
 def check(upstream: Upstream) -> list[Finding]:
-    """Try the whole contract, in under 20 forward passes of a few seconds of sound.
+    """Try the whole contract, on about a minute and a half of sound.
 
     Never raises: what the upstream raises becomes a finding. Where it cannot encode anything, the rest is left out.
     """
@@ -42,6 +36,7 @@ def check(upstream: Upstream) -> list[Finding]:
 
 
 def finding(name: str, attempt: Callable[[Upstream], str], upstream: Upstream) -> Finding:
+    """What one check has to say."""
     try:
         with torch.inference_mode():
             return Finding(name, True, attempt(upstream))
@@ -50,15 +45,6 @@ def finding(name: str, attempt: Callable[[Upstream], str], upstream: Upstream) -
     except Exception as error:
         told = " ".join(str(error).split())
         return Finding(name, False, f"it raises {type(error).__name__}: {told or 'no message'}")
-
-
-def require(condition: bool, fault: str) -> None:
-    if not condition:
-        raise Fault(fault)
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("s" if count != 1 else "")
 
 
 def described(upstream: Upstream) -> str:
@@ -72,150 +58,10 @@ def described(upstream: Upstream) -> str:
     return f"{rate} Hz, a frame every {every:g} ms, {plural(upstream.layers, 'layer')} of {upstream.dim}"
 
 
-def output(upstream: Upstream) -> str:
-    result = upstream(*batch(sounds(upstream, 1.0, 0.5)))
-    require(isinstance(result, Features), f"forward gives a {type(result).__name__}; return Features(frames, lengths)")
-    frames, lengths = result
-    require(isinstance(frames, Tensor) and frames.is_floating_point(), "frames are not a floating-point tensor")
-    shape = tuple(frames.shape)
-    good = frames.ndim == 4 and shape[0] == 2 and shape[2:] == (upstream.layers, upstream.dim)
-    require(good, f"frames are {shape}; they must be (2, T, {upstream.layers}, {upstream.dim}): time, then layers")
-    require(
-        isinstance(lengths, Tensor) and lengths.dtype == torch.int64 and lengths.shape == (2,),
-        "lengths are not an int64 tensor (B,); return the number of valid frames of each clip",
-    )
-    return f"{frames.dtype} frames (B, T, {upstream.layers}, {upstream.dim})"
-
-
-def frame_count(upstream: Upstream) -> str:
-    waveforms, lengths = batch(sounds(upstream, 1.0, 0.5, 0.7431, 2.03))
-    frames, counts = upstream(waveforms, lengths)
-    promised = upstream.frame_lengths(lengths).tolist()
-    require(
-        promised == counts.tolist(),
-        f"forward gives {counts.tolist()} frames where frame_lengths promises {promised}; correct hop, window or "
-        "frame_lengths",
-    )
-    require(min(promised) >= 1, f"frame_lengths gives {min(promised)} frames; every clip has at least one")
-    require(frames.shape[1] >= max(promised), f"frames hold {frames.shape[1]} steps, but lengths say {max(promised)}")
-    return f"{counts[0].item()} frames for one second"
-
-
-def zero_beyond(upstream: Upstream) -> str:
-    frames, lengths = upstream(*batch(sounds(upstream, 1.0, 0.3)))
-    rest = frames[1, int(lengths[1]) :]
-    require(not bool(rest.any()), "frames beyond a clip's length are not zero; mask them before returning")
-    return "frames beyond a clip's length are zero"
-
-
-def padding(upstream: Upstream) -> str:
-    clips = sounds(upstream, 0.6137, 1.7)
-    alone = encode(upstream, clips[:1])[0]
-    error = max(
-        difference(alone, encode(upstream, clips[:1], extra=len(clips[0]))[0]),
-        difference(alone, encode(upstream, clips)[0]),
-    )
-    require(
-        error <= TOLERANCE,
-        f"padding changes a clip's features by {error:.1e} of the layer's largest value; mask attention and "
-        "convolutions, and take norms over time from the valid part only",
-    )
-    return f"padding changes features by {error:.1e}"
-
-
-def garbage(upstream: Upstream) -> str:
-    clips = sounds(upstream, 0.6137, 1.1)
-    clean = encode(upstream, clips)[0]
-    worst = max(difference(clean, encode(upstream, clips, 999, filling)[0]) for filling in (7.0, float("nan")))
-    frames, counts = upstream(*batch(clips, 999, float("nan")))
-    require(
-        not bool(frames[0, int(counts[0]) :].any()), "NaN beyond a clip's length reaches its frames; use masked_fill"
-    )
-    require(
-        worst <= TOLERANCE,
-        f"what lies beyond a clip's length changes its features by {worst:.1e}; set it to zero with masked_fill or "
-        "where first (a product keeps NaN)",
-    )
-    return "what lies beyond a clip's length is ignored"
-
-
-def batch_size(upstream: Upstream) -> str:
-    clips = sounds(upstream, 0.8, 0.8, 0.8, 0.8)
-    together = encode(upstream, clips)
-    error = max(difference(encode(upstream, [clip])[0], row) for clip, row in zip(clips, together, strict=True))
-    require(
-        error <= TOLERANCE,
-        f"a clip's features differ by {error:.1e} between batches of 1 and of 4; look for norms over the batch",
-    )
-    return f"batch size changes features by {error:.1e}"
-
-
-def short_clip(upstream: Upstream) -> str:
-    short = sounds(upstream, upstream.SHORTEST)
-    alone = encode(upstream, short)[0]
-    require(len(alone) >= 1, "a clip of 25 ms has no frame; extend clips shorter than the window with zeros")
-    require(bool(alone.isfinite().all()), "a clip of 25 ms gives NaN or infinity; extend it with zeros")
-    error = difference(alone, encode(upstream, short + sounds(upstream, 1.0))[0])
-    require(
-        error <= TOLERANCE, f"a clip of 25 ms differs by {error:.1e} in a batch; extend it with zeros in both cases"
-    )
-    return f"a clip of 25 ms has {plural(len(alone), 'frame')}"
-
-
-def silence(upstream: Upstream) -> str:
-    frames = encode(upstream, [torch.zeros_like(clip) for clip in sounds(upstream, 1.0)])[0]
-    require(bool(frames.isfinite().all()), "silence gives NaN or infinity; look for a logarithm or division of zero")
-    return "silence gives finite features"
-
-
-def finite(upstream: Upstream) -> str:
-    frames = encode(upstream, sounds(upstream, 1.0))[0]
-    bad = int((~frames.isfinite()).sum())
-    require(not bad, f"{bad} of {frames.numel()} values are NaN or infinite; look at the weights and the precision")
-    return f"features are finite, with a standard deviation of {float(frames.std()):.3g}"
-
-
-def determinism(upstream: Upstream) -> str:
-    clips = sounds(upstream, 1.0)
-    error = difference(encode(upstream, clips)[0], encode(upstream, clips)[0])
-    require(error <= NOISE, f"two identical calls differ by {error:.1e}; switch off dropout, dithering and masking")
-    return "identical calls give identical features"
-
-
-def no_state(upstream: Upstream) -> str:
-    one, other = sounds(upstream, 1.0, 1.4)
-    weights, first = digest(upstream), encode(upstream, [one])[0]
-    encode(upstream, [other * 5.0, one])
-    require(
-        digest(upstream) == weights, "a call changes the weights or buffers; keep running statistics out of forward"
-    )
-    error = difference(first, encode(upstream, [one])[0])
-    require(
-        error <= NOISE, f"features differ by {error:.1e} after another clip; keep nothing from one call to the next"
-    )
-    return "nothing is kept from one call to the next"
-
-
-def untouched(upstream: Upstream) -> str:
-    waveforms, lengths = batch(sounds(upstream, 0.5, 0.9))
-    before = waveforms.clone(), lengths.clone()
-    upstream(waveforms, lengths)
-    same = torch.equal(before[0], waveforms) and torch.equal(before[1], lengths)
-    require(same, "forward changes its input in place; work on a copy")
-    return "the input is left as it was"
-
-
-def summary(upstream: Upstream) -> str:
-    clips = sounds(upstream, 0.6, 1.7)
-    alone = upstream.summarize(*batch(clips[:1]))
-    shape = tuple(alone.shape)
-    require(alone.ndim == 3 and shape[0] == 1, f"summarize gives {shape}; it must be (1, layers, channels)")
-    require(bool(alone.isfinite().all()), "summarize gives NaN or infinity; divide by the number of valid frames")
-    # Means may be zero but for rounding, as those of features normalised per clip are.
-    least = 1e-3 * float(encode(upstream, clips[:1])[0].abs().max())
-    error = difference(alone[0], upstream.summarize(*batch(clips))[0], least)
-    require(error <= TOLERANCE, f"summarize depends on padding, by {error:.1e}; take means over the valid frames only")
-    return f"one vector of {shape[2]} for each of {shape[1]} layers"
+def evaluation(upstream: Upstream) -> str:
+    training = [name for name, module in upstream.named_modules() if module.training]
+    require(not training, "it is in training mode; call .eval() before using it")
+    return "in evaluation mode"
 
 
 def weights(upstream: Upstream) -> str:
@@ -224,6 +70,12 @@ def weights(upstream: Upstream) -> str:
     require(not strange, f"parameter {first(strange)} is not float32; call .float() on the model")
     broken = [name for name, tensor in named if not tensor.isfinite().all()]
     require(not broken, f"parameter {first(broken)} has NaN or infinity in it; the checkpoint is damaged")
+    hidden = list(unregistered(upstream))
+    require(
+        not hidden,
+        f"weights in {first(hidden)} are out of sight of parameters(), and so of its fingerprint; use nn.ModuleList, "
+        "nn.ModuleDict or nn.ParameterList",
+    )
     return f"{sum(tensor.numel() for _, tensor in named):,} parameters"
 
 
@@ -231,44 +83,65 @@ def first(names: list[str]) -> str:
     return f"'{names[0]}'" if names else ""
 
 
-def evaluation(upstream: Upstream) -> str:
-    training = [name for name, module in upstream.named_modules() if module.training]
-    require(not training, "it is in training mode; call .eval() before using it")
-    return "in evaluation mode"
+def unregistered(upstream: Upstream) -> Iterator[str]:
+    """Attributes that are plain lists or mappings, and hold weights which the module does not know of."""
+    known = {id(each) for each in (*upstream.parameters(), *upstream.modules())}
+    for path, module in upstream.named_modules():
+        for name, value in vars(module).items():
+            if any(id(each) not in known for each in held(value)):
+                yield f"{path}.{name}".lstrip(".")
+
+
+def held(value: Any) -> list[Any]:
+    """The weights, and modules with weights, in a plain container."""
+    inside: Iterable[Any] = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list, tuple, set)):
+        return []
+    modules = [each for each in inside if isinstance(each, nn.Module) and any(True for _ in each.parameters())]
+    return modules + [each for each in inside if isinstance(each, nn.Parameter)]
 
 
 def identity(upstream: Upstream) -> str:
     before = fingerprint(upstream)
     upstream(*batch(sounds(upstream, 0.5)))
     require(fingerprint(upstream) == before, "its fingerprint changes; keep settings() and buffers constant")
-    return f"fingerprint {before[:12]}"
+    origin = upstream.origin
+    good = isinstance(origin, Mapping) and all(isinstance(text, str) for pair in origin.items() for text in pair)
+    require(good, "origin is not a mapping of names to digests; set it to {file name: SHA-256}")
+    return f"fingerprint {before[:12]}" + (f", from {plural(len(origin), 'file')}" if origin else "")
+
+
+def macs(upstream: Upstream) -> str:
+    return f"{macs_per_second(upstream) / 1e6:,.2f} million per second of audio, counted on a clip of 5 s"
 
 
 def speed(upstream: Upstream) -> str:
-    clips = sounds(upstream, 5.0)
-    start = time.perf_counter()
-    encode(upstream, clips)
-    factor = 5.0 / (time.perf_counter() - start)
-    return f"{factor:,.0f} times as fast as real time" if factor >= 10 else f"{factor:.1f} times as fast as real time"
+    factor = real_time_factor(upstream)
+    place = f"{plural(torch.get_num_threads(), 'thread')}" if contract.device(upstream).type == "cpu" else "the GPU"
+    return f"real-time factor {factor:.2g}: a second of audio takes {1000 * factor:.3g} ms with {place}"
 
 
-CHECKS: dict[str, Callable[[Upstream], Any]] = {
+CHECKS: dict[str, Callable[[Upstream], str]] = {
     "description": described,
-    "output": output,
+    "output": contract.output,
     "evaluation mode": evaluation,
-    "frame count": frame_count,
-    "zeros beyond the end": zero_beyond,
-    "finite": finite,
-    "padding": padding,
-    "garbage in the padding": garbage,
-    "batch size": batch_size,
-    "very short clip": short_clip,
-    "silence": silence,
-    "determinism": determinism,
-    "no state": no_state,
-    "input untouched": untouched,
-    "summary": summary,
+    "frame count": contract.frame_count,
+    "zeros beyond the end": contract.zero_beyond,
+    "finite": contract.finite,
+    "layers": contract.layers,
+    "time": contract.place,
+    "padding": contract.padding,
+    "garbage in the padding": contract.garbage,
+    "batch size": contract.batch_size,
+    "very short clip": contract.short_clip,
+    "long clip": contract.long_clip,
+    "silence": contract.silence,
+    "determinism": contract.determinism,
+    "no state": contract.no_state,
+    "input untouched": contract.untouched,
+    "summary": contract.summary,
     "weights": weights,
     "fingerprint": identity,
+    "multiply–accumulates": macs,
     "speed": speed,
 }

@@ -14,7 +14,7 @@ class Autocast(Upstream):
     def __init__(self, upstream: Upstream) -> None:
         super().__init__()
         self.upstream = upstream
-        for name in ("sample_rate", "hop", "window", "layers", "dim", "version"):
+        for name in ("sample_rate", "hop", "window", "layers", "dim", "version", "source", "origin"):
             setattr(self, name, getattr(upstream, name))
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -38,4 +38,4 @@ def at(precision: str, upstream: Upstream) -> Upstream:
     """The upstream at "fp32" or "bf16"."""
     if precision not in ("fp32", "bf16"):
         raise UpstreamError(f"no precision {precision!r}; use fp32 or bf16")
-    return Autocast(upstream) if precision == "bf16" else upstream
+    return Autocast(upstream).train(upstream.training) if precision == "bf16" else upstream

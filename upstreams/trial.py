@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from itertools import chain
 
@@ -10,6 +11,27 @@ import torch
 from torch import Tensor
 
 from upstreams.base import Upstream
+from upstreams.precision import Autocast
+
+
+class Fault(Exception):  # noqa: N818
+    """An upstream breaks its contract; the message says how, and what to do about it."""
+
+
+def require(condition: bool, fault: str) -> None:
+    """Raise Fault unless the condition holds."""
+    if not condition:
+        raise Fault(fault)
+
+
+def plural(count: int, noun: str) -> str:
+    """A count and its noun."""
+    return f"{count} {noun}" + ("s" if count != 1 else "")
+
+
+def tolerance(upstream: Upstream) -> float:
+    """What features may differ by that ought to be equal, relative to a layer's largest value."""
+    return 0.1 if isinstance(upstream, Autocast) else 1e-4  # bfloat16 has eight bits, and they are lost at every layer
 
 
 def sounds(upstream: Upstream, *seconds: float) -> list[Tensor]:
@@ -20,12 +42,37 @@ def sounds(upstream: Upstream, *seconds: float) -> list[Tensor]:
         samples = round(duration * upstream.sample_rate)
         swell = torch.sin(torch.arange(samples) * (20.0 / upstream.sample_rate)).square()
         clips.append(0.1 * swell * torch.randn(samples, generator=generator))
-    device = next((t.device for t in tensors(upstream)), torch.device("cpu"))
-    return [clip.to(device) for clip in clips]
+    return [clip.to(device(upstream)) for clip in clips]
+
+
+def burst(upstream: Upstream, seconds: float, *spans: tuple[float, float]) -> list[Tensor]:
+    """Steady noise (S,), and for each span of seconds the same clip with other noise there, just as loud."""
+    generator = torch.Generator().manual_seed(0)
+    plain, other = (0.1 * torch.randn(round(seconds * upstream.sample_rate), generator=generator) for _ in range(2))
+    clips = [plain]
+    for start, end in spans:
+        part = slice(round(start * upstream.sample_rate), round(end * upstream.sample_rate))
+        clips.append(plain.clone())
+        clips[-1][part] = other[part]
+    return [clip.to(device(upstream)) for clip in clips]
+
+
+def device(upstream: Upstream) -> torch.device:
+    """Where its weights are."""
+    return next((tensor.device for tensor in tensors(upstream)), torch.device("cpu"))
 
 
 def tensors(upstream: Upstream) -> Iterable[Tensor]:
+    """All weights and buffers."""
     return chain(upstream.parameters(), upstream.buffers())
+
+
+def edges(upstream: Upstream) -> list[Tensor]:
+    """Twelve clips, one sample shorter, equal to and longer than what one more frame takes, of two frames and more."""
+    least = math.ceil(upstream.SHORTEST * upstream.sample_rate)
+    first = max(1, math.ceil((least + 1 - upstream.window) / upstream.hop))
+    ends = [upstream.window + (first + number) * upstream.hop for number in (0, 1, 2, 7)]
+    return sounds(upstream, *((end + change) / upstream.sample_rate for end in ends for change in (-1, 0, 1)))
 
 
 def batch(clips: list[Tensor], extra: int = 0, filling: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from benchmark.audio import Stretch, inspect, read
+from benchmark.console import families
 from benchmark.plan import PROTOCOL as NUMBER
 from tests.benchmark.encoders import write_encoder
 from tests.benchmark.sounds import labelled, write_clip, write_corpus, write_table
 from tests.conftest import Bench
 from upstreams import create
+from upstreams.s3prl_entries import Entry
 
 
 class Place:
@@ -399,11 +401,41 @@ def test_a_check_names_every_fault_of_a_corpus(bench: Bench, place: Place) -> No
 def test_lists_hold_what_there_is(bench: Bench, place: Place) -> None:
     upstreams = bench("list", "upstreams").out
     assert all(name in upstreams for name in ("fbank", "mfcc", "spectrogram", "fbank_cmvn", "hf:FOLDER_OR_ID"))
+    assert all(text in upstreams for text in ("s3prl:NAME@FILE", "speechbrain:", "fairseq:FILE", "file.py:function?"))
     assert "tiny_keyword" in bench("list", "tasks").out
     assert "letters" in bench("list", "tasks", *place.protocol).out
     assert "quick" in bench("list", "suites", *place.protocol).out
     corpora = bench("list", "corpora", "--home", place.home).out
     assert all(name in corpora for name in ("tiny", "fsdd"))
+
+
+def test_entries_of_s3prl_are_listed_by_family_with_the_reason_where_they_cannot_run(bench: Bench) -> None:
+    lines = bench("list", "upstreams").out.splitlines()
+    row = [line for line in lines if line.startswith("│ timit_phone ")]
+    assert "timit_posteriorgram" in row[0]
+    assert "which is no encoder" in " ".join(row)
+    (plain,) = [line for line in lines if line.startswith("│ hf_wav2vec2 ")]
+    assert plain.split("│")[3].strip() == ""
+    entries = {
+        "one": Entry("one", "first", False, True, "it needs x"),
+        "two": Entry("two", "first", True, False, ""),
+        "three": Entry("three", "first", True, False, "it needs x"),
+        "four": Entry("four", "another", False, True, "it is broken"),
+    }
+    assert families(entries) == [
+        ["another", "four", "it is broken"],
+        ["first", "one, two, three", "one, three: it needs x"],
+    ]
+
+
+def test_a_check_measures_costs_in_the_precision_asked_for(bench: Bench, tmp_path: Path) -> None:
+    mine = write_encoder(tmp_path / "mine.py")
+    for precision in ("fp32", "bf16"):
+        answer = bench("check", mine, "--device", "cpu", "--precision", precision)
+        assert answer.code == 0, answer.out
+        assert "0.33 million per second of audio" in answer.out  # 249 frames of 400 x 16 and 16 x 16 in 5 s
+        assert "real-time factor" in answer.out
+    assert "no precision 'fp16'" in bench("check", mine, "--precision", "fp16").complaint
 
 
 def test_a_check_of_an_upstream_ends_with_its_verdict(bench: Bench, tmp_path: Path) -> None:

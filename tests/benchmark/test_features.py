@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from benchmark import features
 from benchmark.audio import Stretch, read
+from benchmark.cards import describe
 from benchmark.datasets import AudioSet, FeatureSet, order
 from benchmark.engine import in_process, pool
 from benchmark.features import batches, extract, layout, missing, path_of, rows, size
 from benchmark.manifest import Clip, prepare
-from benchmark.plan import Card, Extraction, Setup, describe, extraction
+from benchmark.plan import Card, Extraction, Setup, extraction
 from tests.benchmark.encoders import write_encoder
 from tests.benchmark.sounds import write_clip, write_table
 from upstreams import create

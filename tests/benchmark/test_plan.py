@@ -11,9 +11,9 @@ import pytest
 from benchmark.corpora import Trial
 from benchmark.errors import UserError
 from benchmark.manifest import Clip, Manifest, prepare
-from benchmark.plan import Card, Setup, Sweep, describe, expand, extractions, fixed
+from benchmark.plan import Card, HeadCard, Setup, Sweep, expand, extractions, fixed, with_jobs
+from benchmark.records import Results
 from benchmark.tasks import Task
-from tests.benchmark.encoders import write_encoder
 
 CARD = Card("fbank", "f" * 64, "fp32", 16_000, 160, 400, 1, 240, 1, 240, 0)
 
@@ -133,6 +133,28 @@ def test_jobs_do_not_change_with_paths_places_and_what_is_only_beside_them(
     assert [each.key for each in extractions(moved)] == [each.key for each in extractions(before)]
 
 
+def test_jobs_and_features_do_not_change_with_what_an_upstream_costs_and_where_it_came_from(
+    tasks: dict[str, Task], manifest: Manifest, setup: Setup
+) -> None:
+    (before,) = planned(tasks["words"], manifest, setup)
+    told = CARD._replace(cost={"real_time_factor": 0.1}, origin={"model.pt": "a" * 64, "revision": "main"})
+    (after,) = planned(tasks["words"], manifest, setup, told)
+    assert (after.jobs, after.group) == (before.jobs, before.group)
+    assert [each.key for each in extractions([after])] == [each.key for each in extractions([before])]
+
+
+def test_the_ids_of_committed_records_follow_from_what_they_hold(setup: Setup) -> None:
+    records, strange = Results(Path(__file__).parents[2] / "results").read_all()
+    assert len(records) > 100
+    assert not strange
+    for record in records:
+        task = Task(**record.task, lr=[record.lr or 1.0], seeds=[record.seed], features=record.features)
+        head = HeadCard("summary", "labels", {}, record.lr is not None, True, [])
+        sweep = Sweep(task, Card(**record.upstream), head, record.fold, "", "", (), None, record.selection)  # type: ignore[arg-type]
+        (job,) = with_jobs(sweep, setup).jobs
+        assert (job.id, with_jobs(sweep, setup).group) == (record.id, record.group)
+
+
 def test_a_wider_grid_keeps_the_ids_of_a_narrow_one(tasks: dict[str, Task], manifest: Manifest, setup: Setup) -> None:
     wide = changed(tasks["words"], lr=[1e-4, 1e-3, 1e-2, 1e-1], seeds=[0, 1, 2])
     assert ids(planned(tasks["words"], manifest, setup)) < ids(planned(wide, manifest, setup))
@@ -158,47 +180,6 @@ def test_frames_beyond_the_budget_are_planned_live(tasks: dict[str, Task], manif
         assert len(extractions([sweep])) == (expected == "frames")
         (pooled,) = planned(tasks["words"], manifest, replace(setup, budget=budget))
         assert pooled.features == "summary"
-
-
-def test_a_card_is_kept_for_as_long_as_nothing_behind_it_changes(tmp_path: Path) -> None:
-    setup = Setup(tmp_path / "home", tmp_path)
-    first = describe("fbank", setup)
-    kept = next((tmp_path / "home" / "cards").iterdir())
-    before = kept.stat().st_mtime_ns
-    assert describe("fbank", setup) == first
-    assert kept.stat().st_mtime_ns == before
-    kept.write_text("damaged")
-    assert describe("fbank", setup) == first
-    assert (first.hop, first.window, first.sample_rate, first.parameters) == (160, 400, 16_000, 0)
-
-
-def test_a_changed_file_of_the_users_is_a_changed_upstream(tmp_path: Path) -> None:
-    from benchmark.encoding import upstream_of
-
-    setup = Setup(tmp_path / "home", tmp_path)
-    name = write_encoder(tmp_path / "mine.py")
-    prints = []
-    for text in ("abs()", "square()", "abs()"):
-        path = tmp_path / "mine.py"
-        write_encoder(path)
-        path.write_text(path.read_text().replace("abs()", text))
-        upstream_of.cache_clear()
-        prints.append(describe(name, setup).fingerprint)
-    assert prints[0] == prints[2] != prints[1]
-    assert describe(name, setup).parameters == 16 * 400 + 16 + 16 * 16 + 16
-
-
-def test_precision_is_part_of_a_card_and_frames_are_counted_as_the_upstream_does(tmp_path: Path) -> None:
-    import torch
-
-    from upstreams import create
-
-    setup = Setup(tmp_path / "home", tmp_path)
-    assert describe("mfcc", replace(setup, precision="bf16")) == describe("mfcc", setup)._replace(precision="bf16")
-    upstream = create("mfcc")
-    card = describe("mfcc", setup)
-    samples = [400, 401, 559, 560, 1, 16_000, 123_457]
-    assert [card.frames(count) for count in samples] == upstream.frame_lengths(torch.tensor(samples)).tolist()
 
 
 def test_an_unknown_metric_or_option_names_those_there_are(

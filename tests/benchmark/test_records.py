@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -20,13 +21,28 @@ def key(each: object) -> tuple[str, str, str]:
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    written = record(valid=None, test=1 / 3, skipped={"bad audio": 2}, fold="session é", limit=4)
+    cost = {"parameters": 94_371_584, "macs_per_second": 7.1734e9, "real_time_factor": 0.125, "threads": 2}
+    written = record(
+        valid=None, test=1 / 3, skipped={"bad audio": 2}, fold="session é", limit=4, cost=cost, origin={"a": "b"}
+    )
     assert not results.has(*key(written))
     results.write(written, [])
     assert results.has(*key(written))
     assert results.read([key(written), ("words", "fbank", "absent")]) == [written]
     assert results.read_all() == ([written], [])
     assert results.outcomes(written) == []
+    assert results.read([key(written)])[0].model_dump()["cost"] == cost
+    assert '"parameters": 94371584,' in results.path(*key(written)).read_text()
+
+
+def test_a_record_from_before_costs_were_recorded_is_read(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.write(record(), [])
+    path = results.path(*key(record()))
+    content = json.loads(path.read_text())
+    del content["cost"], content["origin"]
+    path.write_text(json.dumps(content))
+    assert results.read_all() == ([record()], [])
 
 
 def test_outcomes_keep_texts_numbers_and_structures(tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ def test_the_long_table_has_a_row_per_job_and_says_which_were_chosen(tmp_path: P
     assert {row["job"] for row in rows} == {each.id for each in GRID + OTHER}
 
 
+def test_the_long_table_tells_what_upstreams_cost_and_which_revision_they_are(tmp_path: Path) -> None:
+    cost = {"parameters": 7, "macs_per_second": 7.2e9, "real_time_factor": 0.125, "threads": 2}
+    records = [record(), record(seed=1, cost=cost, origin={"model.pt": "a" * 64, "revision": "c0ffee"})]
+    path = write(tmp_path, leaderboard(records), records)[2]
+    older, newer = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+    names = ("macs_per_second", "real_time_factor", "threads", "revision")
+    assert [older[name] for name in names] == [""] * 4
+    assert [float(newer[name]) for name in names[:3]] == [7.2e9, 0.125, 2]
+    assert newer["revision"] == "c0ffee"
+
+
 def test_headings_say_which_direction_is_better() -> None:
     head = markdown(leaderboard(GRID + OTHER)).splitlines()[0]
     assert head == "| upstream | texts WER ↓ | words acc ↑ |"

@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_curve
 
 from benchmark.engine import Engine, in_process, pool
-from benchmark.plan import Setup
+from benchmark.plan import Card, Setup
 from benchmark.records import Record, Results
 from benchmark.report import wide
 from benchmark.run import Outcome, run, threads
@@ -80,6 +80,9 @@ def test_a_record_tells_all_that_is_needed(finished: Finished, tasks: dict[str, 
         assert record.versions.keys() >= {"python", "torch", "numpy"}
         assert record.seconds.keys() == {"fit", "test"}
         assert record.clips["train"] > 0
+        assert record.cost["macs_per_second"] == pytest.approx(257 * 80 * 498 / 5, rel=1e-3)
+        assert record.cost["real_time_factor"] > 0
+        assert record.upstream.keys() == Card.__annotations__.keys() - {"cost", "origin"}
         assert (record.diverged, record.skipped, record.limit, record.fold) == (False, {}, None, None)
         if task.head != "cosine":
             assert 1 <= record.epoch <= len(record.curve) <= task.epochs

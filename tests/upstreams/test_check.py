@@ -13,6 +13,8 @@ from tests.upstreams.models import SMALL, build, save, waveform_extractor
 from upstreams import create
 from upstreams.base import Features, Upstream, valid
 from upstreams.check import CHECKS, Finding, check
+from upstreams.precision import at
+from upstreams.trial import edges
 
 
 class Good(Upstream):
@@ -52,6 +54,14 @@ class Bad(Good):
             self.unused = nn.Parameter(torch.zeros(1).half())
         if fault == "broken weights":
             self.mix.bias.data[0] = float("nan")
+        if fault == "weights in a list":
+            self.more = [nn.Linear(2, 3)]
+        if fault == "weights in a private mapping":
+            self._more = {"first": nn.Parameter(torch.zeros(3))}
+        if fault == "another hop":
+            self.hop = 319
+        if fault == "digests that are numbers":
+            self.origin: Any = {"model.pt": 7}
 
     def settings(self) -> dict[str, object]:
         return {"calls": int(self.calls)} if self.fault == "unstable settings" else {}
@@ -60,7 +70,7 @@ class Bad(Good):
         change = getattr(self, self.fault.replace(" ", "_"), None)
         result = change(waveforms, lengths) if change else super().forward(waveforms, lengths)
         if self.fault == "unstable settings":
-            self.calls += 0.0 if torch.is_inference_mode_enabled() and self.calls > 40 else 1.0
+            self.calls += 1.0
         return result
 
     def plain(self, waveforms: Tensor, lengths: Tensor) -> Features:
@@ -76,9 +86,74 @@ class Bad(Good):
         frames, counts = self.plain(waveforms, lengths)
         return Features(frames.transpose(1, 2), counts)
 
+    def a_layer_too_few(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames[:, :, 1:], counts)
+
+    def the_longest_length_for_all(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames, counts.max().expand(len(counts)))
+
+    def sorted_by_length(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames[lengths.argsort(descending=True)], counts)
+
     def float_lengths(self, waveforms: Tensor, lengths: Tensor) -> Any:
         frames, counts = self.plain(waveforms, lengths)
         return Features(frames, counts / 1.0)
+
+    def double_precision_frames(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames.double(), counts)
+
+    def frames_on_another_device(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames.to("meta"), counts)
+
+    def counts_a_sample_early(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, _ = self.plain(waveforms, lengths)
+        return Features(nn.functional.pad(frames, (0, 0, 0, 0, 0, 1)), ((lengths + 1) // 320).clamp(min=1))
+
+    def no_last_frame(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames * valid(counts - 1, frames.shape[1])[:, :, None, None], counts)
+
+    def fades_the_end_of_whole_hops(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        for row, count, length in zip(frames, counts, lengths, strict=True):
+            row[int(count) - 1] *= 0.5 if length % 320 == 0 and length < lengths.max() else 1.0
+        return Features(frames, counts)
+
+    def positions_that_end(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames + torch.zeros(500)[torch.arange(frames.shape[1])][:, None, None], counts)
+
+    def cuts_long_clips(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames * (torch.arange(frames.shape[1]) < 500)[:, None, None], counts)
+
+    def the_last_layer_everywhere(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames[:, :, -1:].expand_as(frames).clone(), counts)
+
+    def a_layer_of_one_vector(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        frames[:, :, 1] = frames[:, :1, 1] * valid(counts, frames.shape[1])[:, :, None]
+        return Features(frames, counts)
+
+    def backwards(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        for row, count in zip(frames, counts, strict=True):
+            row[: int(count)] = row[: int(count)].flip(0)
+        return Features(frames, counts)
+
+    def late(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames.roll(18, dims=1) * valid(counts, frames.shape[1])[:, :, None, None], counts)
+
+    def deaf(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(torch.ones_like(waveforms).cumsum(1), lengths)
+        return Features(frames, counts)
 
     def one_frame_more(self, waveforms: Tensor, lengths: Tensor) -> Any:
         frames, counts = self.plain(waveforms, lengths)
@@ -119,6 +194,20 @@ class Bad(Good):
         frames, counts = self.plain(waveforms, lengths)
         return Features(torch.where(frames == frames.amax(), float("inf"), frames), counts)
 
+    def overflows(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        return Features(frames / (waveforms.nan_to_num().abs().amax(1) < 0.9)[:, None, None, None], counts)
+
+    def sets_the_seed(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        torch.manual_seed(0)
+        return self.plain(waveforms, lengths)
+
+    def one_buffer_for_all(self, waveforms: Tensor, lengths: Tensor) -> Any:
+        frames, counts = self.plain(waveforms, lengths)
+        if self.kept is None or self.kept.shape != frames.shape:
+            self.kept = frames
+        return Features(self.kept.copy_(frames), counts)
+
     def dither(self, waveforms: Tensor, lengths: Tensor) -> Any:
         return self.plain(waveforms + 1e-3 * torch.randn_like(waveforms), lengths)
 
@@ -147,7 +236,29 @@ FAULTS = {  # what is planted: the check that must find it, and a word of the ad
     "raises": ("output", "KeyError"),
     "returns a tensor": ("output", "Features"),
     "layers before time": ("output", "time, then layers"),
+    "a layer too few": ("output", "(2, T, 2, 3)"),
+    "another hop": ("frame count", "correct hop"),
+    "the longest length for all": ("frame count", "frame_lengths promises"),
+    "sorted by length": ("padding", "padding changes"),
+    "weights in a private mapping": ("weights", "'_more'"),
     "float lengths": ("output", "int64"),
+    "double precision frames": ("output", ".float()"),
+    "frames on another device": ("output", "meta"),
+    "counts a sample early": ("frame count", "for 639 samples where frame_lengths promises 1"),
+    "no last frame": ("frame count", "is zero"),
+    "fades the end of whole hops": ("padding", "samples by 5.0e-01, though not every other length"),
+    "positions that end": ("long clip", "IndexError"),
+    "cuts long clips": ("long clip", "the last of 600 frames"),
+    "the last layer everywhere": ("layers", "all 2 layers are equal"),
+    "a layer of one vector": ("layers", "layer 1 does not change"),
+    "backwards": ("time", "changes layer 0 most at 0."),
+    "late": ("time", "t * hop"),
+    "deaf": ("time", "stay the same when the sound changes"),
+    "overflows": ("finite", "full scale"),
+    "sets the seed": ("determinism", "random generator"),
+    "one buffer for all": ("no state", "overwrites"),
+    "weights in a list": ("weights", "'more'"),
+    "digests that are numbers": ("fingerprint", "SHA-256"),
     "one frame more": ("frame count", "frame_lengths promises"),
     "rubbish beyond the end": ("zeros beyond the end", "mask"),
     "norm over padding": ("padding", "valid part"),
@@ -202,6 +313,48 @@ def test_tiny_transformers_models_hold_the_contract(kind: str, norm: str | None,
     config = SMALL | ({"feat_extract_norm": norm} if norm else {})
     upstream = create(save(build(kind, **config), waveform_extractor(True), tmp_path))
     assert failures(check(upstream)) == {}
+
+
+@pytest.mark.parametrize("name", ["fbank", "hf:examples/hubert_tiny@random"])
+def test_half_precision_holds_the_contract_as_far_as_its_bits_go(name: str) -> None:
+    assert failures(check(at("bf16", create(name)))) == {}
+
+
+def test_faults_are_found_in_half_precision_too() -> None:
+    for fault in ("norm over padding", "backwards", "dither", "no last frame"):
+        assert FAULTS[fault][0] in failures(check(at("bf16", Bad(fault)).eval()))
+
+
+def test_layers_that_are_equal_to_one_another_are_told_of() -> None:
+    class Doubled(Good):
+        layers = 3
+
+        def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
+            frames, counts = super().forward(waveforms, lengths)
+            return Features(frames[:, :, [0, 1, 1]], counts)
+
+    found = {finding.name: finding.detail for finding in check(Doubled().eval())}
+    assert "layers 1 and 2 are equal" in found["layers"]
+
+
+def test_the_twelve_edges_are_where_another_frame_begins() -> None:
+    for hop, window in ((320, 400), (320, 320), (160, 1), (15_360, 15_360)):
+        upstream = Good()
+        upstream.hop, upstream.window = hop, window
+        samples = torch.tensor([len(clip) for clip in edges(upstream)])
+        counts = upstream.frame_lengths(samples).reshape(4, 3)
+        assert (counts[:, 1] == counts[:, 2]).all()
+        assert (counts[:, 1] == counts[:, 0] + 1).all()
+        assert samples.min() >= 400
+
+
+def test_costs_are_measured_on_the_way() -> None:
+    upstream = Good().eval()
+    upstream.mix = nn.Sequential(nn.Linear(2, 1000), nn.Linear(1000, 3)).eval()  # type: ignore[assignment]
+    found = {finding.name: finding.detail for finding in check(upstream)}
+    assert found["multiply–accumulates"].startswith("0.25 million per second of audio")  # 50 frames of 5000
+    assert "real-time factor" in found["speed"]
+    assert found["weights"] == "6,003 parameters"
 
 
 def test_without_an_output_the_other_checks_are_left_out() -> None:
