@@ -137,14 +137,14 @@ def batch_size(upstream: Upstream) -> str:
 
 def place(upstream: Upstream) -> str:
     """A change of sound shows at its own time in at least one layer: deeper ones may spread it."""
-    seconds, spans = 2.0, ((0.3, 0.5), (1.5, 1.7))
+    seconds, spans = 4.0, ((0.6, 0.8), (3.2, 3.4))
     plain, *changed = encode(upstream, burst(upstream, seconds, *spans))
     if len(plain) < 8:
-        return f"not tried: {plural(len(plain), 'frame')} for two seconds are too few"
+        return f"not tried: {plural(len(plain), 'frame')} for four seconds are too few"
     changes = [(other - plain).square().sum(2) for other in changed]  # (T, L)
     require(all(bool(each.any()) for each in changes), "features stay the same when the sound changes; pass it on")
     every, window = upstream.hop / upstream.sample_rate, upstream.window / upstream.sample_rate
-    slack = 0.1 + 2 * every + window
+    slack = 0.5 + 2 * every + window  # some models look at up to a second around each frame
     good = torch.ones(upstream.layers, dtype=torch.bool, device=plain.device)
     for (start, end), each in zip(spans, changes, strict=True):
         peak = each.argmax(0) * every

@@ -149,7 +149,7 @@ class Bad(Good):
 
     def late(self, waveforms: Tensor, lengths: Tensor) -> Any:
         frames, counts = self.plain(waveforms, lengths)
-        return Features(frames.roll(18, dims=1) * valid(counts, frames.shape[1])[:, :, None, None], counts)
+        return Features(frames.roll(40, dims=1) * valid(counts, frames.shape[1])[:, :, None, None], counts)
 
     def deaf(self, waveforms: Tensor, lengths: Tensor) -> Any:
         frames, counts = self.plain(torch.ones_like(waveforms).cumsum(1), lengths)
