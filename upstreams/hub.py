@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
+from upstreams import checkpoints
 from upstreams.base import UpstreamError
-from upstreams.checkpoints import parts
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+REVISION = re.compile(r"\w[\w.+/-]*")
 
 
-class Source(NamedTuple):
+@dataclass
+class Source:
     """A model's folder, or its repository on the hub where there is no folder."""
 
     reference: str
     folder: Path | None
+    repository: str = ""
+    revision: str | None = None  # branch, tag or commit; once a file was found, the commit that all others come from
+    read: dict[str, Path] = field(default_factory=dict)  # files found so far, by name
 
     def find(self, name: str) -> Path | None:
         """Path of one of its files, None where it has no such file."""
         if self.folder is None:
-            return from_hub(self.reference, name)
-        return self.folder / name if (self.folder / name).is_file() else None
+            path = from_hub(self.repository, name, self.revision)
+            self.revision = commit_of(path) or self.revision
+        else:
+            path = self.folder / name if (self.folder / name).is_file() else None
+        if path is not None:
+            self.read[name] = path
+        return path
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Content of one of its files, None where it has no such file; raises UpstreamError where that is broken."""
@@ -34,7 +46,7 @@ class Source(NamedTuple):
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UpstreamError(f"{name} of '{self.reference}' is not JSON ({error}); download it again") from error
         if not isinstance(content, dict):
             raise UpstreamError(f"{name} of '{self.reference}' is not a JSON object; download it again")
@@ -45,52 +57,70 @@ class Source(NamedTuple):
         path = next((path for name in WEIGHTS if (path := self.find(name))), None)
         if path is None:
             raise UpstreamError(f"no weights in '{self.reference}'; it must hold one of {', '.join(WEIGHTS)}")
-        absent = [name for name in parts(path) if not self.find(name)] if path.suffix == ".json" else []
+        absent = [name for name in checkpoints.parts(path) if not self.find(name)] if path.suffix == ".json" else []
         if absent:
             raise UpstreamError(f"'{self.reference}' lacks {absent[0]}, which {path.name} names; download it too")
         return path
 
+    def origin(self) -> dict[str, str]:
+        """SHA-256 of every file found so far by name, and the commit they come from where that is a repository's."""
+        known = {"revision": self.revision} if self.revision else {}
+        return checkpoints.digests(self.read.values()) | known
+
 
 def locate(reference: str) -> Source:
-    """The folder or repository that a reference names; raises UpstreamError where it can be neither."""
+    """The folder or repository that PATH, ID or ID@REVISION names; raises UpstreamError where it can be neither."""
     path = Path(reference).expanduser()
     if reference and path.is_dir():
         return Source(reference, path)
-    looks_local = reference.startswith((".", "/", "~")) or reference.count("/") > 1 or not reference
+    name, at, revision = reference.partition("@")
+    if at and Path(name).expanduser().is_dir():
+        raise UpstreamError(f"'{name}' is a folder, which has no revisions; give it without '@{revision}'")
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name
     if looks_local or path.exists():
         raise UpstreamError(f"no folder '{reference}'; hf: takes a folder written by save_pretrained, or a hub id")
-    return Source(reference, None)
+    if at and (not REVISION.fullmatch(revision) or ".." in revision):
+        raise UpstreamError(f"'{revision}' is no revision of '{name}'; give a branch, a tag or a commit after the @")
+    return Source(reference, None, name, revision or None)
 
 
-def from_hub(repository: str, name: str) -> Path | None:
+def commit_of(path: Path | None) -> str | None:
+    """The commit that a file in the cache, .../snapshots/COMMIT/NAME, is of."""
+    return path.parent.name if path is not None and path.parent.parent.name == "snapshots" else None
+
+
+def from_hub(repository: str, name: str, revision: str | None) -> Path | None:
     """Path of a repository's file in the cache, downloaded if need be; None where the repository has no such file."""
     from huggingface_hub import errors, try_to_load_from_cache
 
     try:
-        cached = try_to_load_from_cache(repository, name)
+        cached = try_to_load_from_cache(repository, name, revision=revision)
     except errors.HFValidationError as error:
         raise UpstreamError(f"'{repository}' is neither a folder nor a hub id like owner/name") from error
     if cached is None:
-        return download(repository, name)
+        return download(repository, name, revision)
     return Path(cached) if isinstance(cached, str) else None  # else the cache knows that there is no such file
 
 
-def download(repository: str, name: str) -> Path | None:
+def download(repository: str, name: str, revision: str | None) -> Path | None:
     from huggingface_hub import errors, hf_hub_download
 
     if not reachable():
-        refuse_unless_cached(repository)
+        refuse_unless_cached(repository, revision)
         return None
     try:
-        return Path(hf_hub_download(repository, name))
+        return Path(hf_hub_download(repository, name, revision=revision))
     except errors.RepositoryNotFoundError as error:
         raise UpstreamError(f"no folder and no public repository '{repository}' on the hub; check the name") from error
+    except errors.RevisionNotFoundError as error:
+        raise UpstreamError(f"'{repository}' has no revision '{revision}' on the hub; check its history") from error
     except errors.LocalEntryNotFoundError:
-        refuse_unless_cached(repository)
+        refuse_unless_cached(repository, revision)
     except errors.EntryNotFoundError:
         pass
     except OSError as error:
-        raise UpstreamError(f"'{repository}' cannot be downloaded from the hub: {error}") from error
+        detail = checkpoints.one_line(error)
+        raise UpstreamError(f"'{repository}' cannot be downloaded from the hub: {detail}") from error
     return None
 
 
@@ -109,10 +139,11 @@ def reachable() -> bool:
     return True
 
 
-def refuse_unless_cached(repository: str) -> None:
+def refuse_unless_cached(repository: str, revision: str | None) -> None:
     """Raise UpstreamError, as the hub is out of reach, unless the cache has the model, if without some file."""
     from huggingface_hub import try_to_load_from_cache
 
-    if not isinstance(try_to_load_from_cache(repository, "config.json"), str):
-        message = f"'{repository}' is no folder and not in the Hugging Face cache, and the hub is out of reach"
+    if not isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str):
+        what = f"'{repository}'" + (f" at revision '{revision}'" if revision else "")
+        message = f"{what} is no folder and not in the Hugging Face cache, and the hub is out of reach"
         raise UpstreamError(f"{message}; download it where there is a network, then give the folder")

@@ -8,27 +8,44 @@ from typing import Any
 
 import torch
 
-from upstreams import checkpoints, register
+from upstreams import checkpoints
 from upstreams.base import Upstream, UpstreamError
+from upstreams.conformer_encoders import Wav2Vec2Bert
+from upstreams.front_end import FrontEnd, front_end
 from upstreams.hub import Source, locate
 from upstreams.spectrogram_encoders import Ast, Whisper
+from upstreams.squeezed_encoders import SqueezedEncoder
 from upstreams.waveform_encoders import WaveformEncoder
 
 MODELS = {
     "audio-spectrogram-transformer": "ASTModel",
     "data2vec-audio": "Data2VecAudioModel",
+    "encodec": "EncodecModel",
     "hubert": "HubertModel",
+    "mimi": "MimiModel",
+    "sew": "SEWModel",
+    "sew-d": "SEWDModel",
     "unispeech": "UniSpeechModel",
     "unispeech-sat": "UniSpeechSatModel",
     "wav2vec2": "Wav2Vec2Model",
+    "wav2vec2-bert": "Wav2Vec2BertModel",
+    "wav2vec2-conformer": "Wav2Vec2ConformerModel",
     "wavlm": "WavLMModel",
     "whisper": "WhisperEncoder",
 }
-UNUSED = ("masked_spec_embed", "adapter.")  # parts of the bare models that no layer depends on
+# Parts of the bare models that no layer depends on, and what follows from the configuration alone.
+UNUSED = ("masked_spec_embed", "adapter.", "intermediate_ffn.")
+DERIVED = ("embed_positions.inv_freq", "embed_positions.pe", "position_ids", "num_batches_tracked")
+# What checkpoints hold beside the bare model: heads of recognition and classification, of speakers, of pre-training.
+TASKS = ("lm_head.", "classifier.", "projector.", "layer_weights", "proj_out.", "decoder.")
+SPEAKERS = ("tdnn.", "feature_extractor.", "objective.")
+PRETRAINING = ("quantizer.", "project_q.", "project_hid.", "ctc_proj.", "final_proj.", "speaker_proj.")
+HEADS = (*TASKS, *SPEAKERS, *PRETRAINING, "label_embeddings_concat", "layer_norm_for_extract.")
+SLACK = 50_000_000  # weights that a checkpoint may lack before the missing ones are told by name
 
 
 def load(reference: str, random: bool = False) -> Upstream:
-    """The model in a folder or hub repository; its architecture with random weights where `random`.
+    """The model in a folder, or in a hub repository at an optional @REVISION; with random weights where `random`.
 
     Raises UpstreamError where files are missing or broken, or weights do not fit the architecture.
     """
@@ -37,17 +54,17 @@ def load(reference: str, random: bool = False) -> Upstream:
     if content is None:
         raise UpstreamError(f"no config.json in '{reference}'; give a folder written by save_pretrained, or a hub id")
     config = configuration(content, reference)
-    front_end = preprocessing(source)
+    settings = front_end(source, config.model_type)
     model = untrained(config) if random else trained(config, source)
     try:
-        return wrapped(model, front_end)
+        upstream = wrapped(model, settings)
     except (TypeError, ValueError) as error:
         if isinstance(error, UpstreamError):
             raise
         detail = checkpoints.one_line(error)
-        raise UpstreamError(
-            f"preprocessor_config.json of '{reference}' has a value of the wrong kind: {detail}"
-        ) from error
+        raise UpstreamError(f"the front end of '{reference}' does not suit its config.json: {detail}") from error
+    upstream.origin = source.origin()
+    return upstream
 
 
 def configuration(content: dict[str, Any], reference: str) -> Any:
@@ -55,15 +72,27 @@ def configuration(content: dict[str, Any], reference: str) -> Any:
     import transformers
 
     kind = content.get("model_type")
-    if kind not in MODELS:
-        raise UpstreamError(f"'{reference}' is a model of type {kind!r}; known here: {', '.join(sorted(MODELS))}")
+    if not isinstance(kind, str) or kind not in MODELS:
+        own = "whose own code (auto_map) is never run" if content.get("auto_map") else "which is not known"
+        raise UpstreamError(
+            f"'{reference}' is a model of type {kind!r}, {own}; known here: {', '.join(sorted(MODELS))}"
+        )
+    if content.get("quantization_config"):
+        raise UpstreamError(f"weights of '{reference}' are quantised (quantization_config); give the unquantised model")
+    # How attention is computed says nothing of the model, and may name code on the hub.
+    plain = {key: value for key, value in content.items() if "_implementation" not in key}
     try:
-        return model_class(str(kind)).config_class.from_dict(content)
+        config = model_class(kind).config_class.from_dict(plain)
     except Exception as error:  # each release has its own for what it does not like
         detail = checkpoints.one_line(error)
         raise UpstreamError(
             f"config.json of '{reference}' does not suit transformers {transformers.__version__}: {detail}"
         ) from error
+    if getattr(config, "num_hidden_layers", 1) < 1:
+        raise UpstreamError(
+            f"'{reference}' has no transformer block; num_hidden_layers in its config.json must be >= 1"
+        )
+    return config
 
 
 def model_class(kind: str) -> Any:
@@ -73,38 +102,34 @@ def model_class(kind: str) -> Any:
     return getattr(home, MODELS[kind])
 
 
-def preprocessing(source: Source) -> dict[str, Any]:
-    """What the checkpoint's own feature extractor does; raises UpstreamError where that is not written down."""
-    content = source.read_json("preprocessor_config.json")
-    if content is None:
-        content = (source.read_json("processor_config.json") or {}).get("feature_extractor")
-    if not isinstance(content, dict):
-        raise UpstreamError(
-            f"no preprocessor_config.json in '{source.reference}', so how its input is sampled and normalised is "
-            "unknown; copy it from where the model was published, or save its feature extractor there"
-        )
-    return content
-
-
 def untrained(config: Any) -> Any:
     """Random weights, drawn from torch's generator."""
     try:
         with quiet():
-            return model_class(config.model_type)(config).float()
+            return model_class(config.model_type)(bare(config)).float()
     except Exception as error:
         raise UpstreamError(f"no model can be built from this config.json: {checkpoints.one_line(error)}") from error
+
+
+def bare(config: Any) -> Any:
+    """A configuration without the adapter that may follow a model's last layer."""
+    if getattr(config, "add_adapter", False):
+        config.add_adapter = False
+        config.use_intermediate_ffn_before_adapter = False
+    return config
 
 
 def trained(config: Any, source: Source) -> Any:
     """The checkpoint's weights; raises UpstreamError where they are absent, not finite or those of another model."""
     model_type = model_class(config.model_type)
-    state = without_heads(checkpoints.read(source.weights()), model_type)
+    state, strangers = without_heads(checkpoints.read(source.weights()), model_type)
     broken = checkpoints.not_finite(state)
     if broken:
         raise UpstreamError(f"weights of '{source.reference}' are not finite: {listed(broken)}; download them again")
+    refuse_larger(bare(config), state, source.reference)
     try:
         with quiet():
-            model, report = model_type.from_pretrained(
+            model, report = telling(model_type).from_pretrained(
                 None,
                 config=config,
                 state_dict=in_single(state),
@@ -115,34 +140,55 @@ def trained(config: Any, source: Source) -> Any:
     except Exception as error:
         detail = checkpoints.one_line(error)
         raise UpstreamError(f"weights of '{source.reference}' do not fit its config.json: {detail}") from error
-    complain(model, report, source.reference)
+    complain(report, strangers, source.reference)
+    model.__class__ = model_type
     return model
 
 
-def without_heads(state: checkpoints.State, model: Any) -> checkpoints.State:
-    """The weights of the bare model under its own names, where a checkpoint of a model with a head nests them."""
+def telling(model: Any) -> Any:
+    """A transformers class that reports all weights that it has no place for; as it is, it may keep some to itself."""
+    kept = property(lambda _: set(), lambda *_: None)
+    return type(model.__name__, (model,), {"_keys_to_ignore_on_load_unexpected": kept, "__module__": model.__module__})
+
+
+def refuse_larger(config: Any, state: checkpoints.State, reference: str) -> None:
+    """Raise UpstreamError, before memory is taken, for a configuration of far more weights than there are."""
+    too_deep = getattr(config, "num_hidden_layers", 0) > 1_000 + len(state)
+    if not too_deep:
+        with torch.device("meta"):
+            model = untrained(config)
+        described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if too_deep or described > SLACK + 2 * sum(tensor.numel() for tensor in state.values()):
+        raise UpstreamError(f"config.json of '{reference}' describes a far larger model than its weights are of")
+
+
+def without_heads(state: checkpoints.State, model: Any) -> tuple[checkpoints.State, list[str]]:
+    """The weights of the bare model under its own names, and the names of those that are neither its nor a head's."""
     names = (model.base_model_prefix, "encoder") if model.__name__ == MODELS["whisper"] else (model.base_model_prefix,)
+    strangers: list[str] = []
     for name in names:
         if any(key.startswith(f"{name}.") for key in state):
+            strangers += [key for key in state if not key.startswith((f"{name}.", *HEADS))]
             state = {key[len(name) + 1 :]: tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
-    return state
+    return state, strangers
 
 
 def in_single(state: checkpoints.State) -> checkpoints.State:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
-def complain(model: Any, report: dict[str, Any], reference: str) -> None:
-    """Raise UpstreamError for weights the model lacks, or that it has no place for though it has their part.
+def complain(report: dict[str, Any], strangers: list[str], reference: str) -> None:
+    """Raise UpstreamError for weights that the model lacks, or that are neither its nor those of a known head."""
 
-    Heads of pre-training, recognition or classification are parts the bare model does not have, and are left out.
-    """
-    parts = tuple(f"{name}." for name, _ in model.named_children())
-    missing = [key for key in report["missing_keys"] if not key.startswith(UNUSED)]
-    surplus = [key for key in report["unexpected_keys"] if key.startswith(parts) and not key.startswith(UNUSED)]
+    def matters(key: str) -> bool:
+        return not key.startswith(UNUSED) and not key.endswith(DERIVED)
+
+    parts = tuple(head for head in HEADS if head not in SPEAKERS)  # "feature_extractor." is the model's own here
+    missing = [key for key in report["missing_keys"] if matters(key)]
+    surplus = [key for key in report["unexpected_keys"] if matters(key) and not key.startswith(parts)]
     entries = report.get("mismatched_keys", ())
     mismatched = [entry if isinstance(entry, str) else str(entry[0]) for entry in entries]
-    faults = [("missing", missing), ("of no use", surplus), ("of another shape", mismatched)]
+    faults = [("missing", missing), ("of no use", surplus + strangers), ("of another shape", mismatched)]
     told = "; ".join(f"{what}: {listed(keys)}" for what, keys in faults if keys)
     if told:
         raise UpstreamError(f"weights of '{reference}' do not fit its config.json, {told}")
@@ -169,97 +215,18 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def wrapped(model: Any, front_end: dict[str, Any]) -> Upstream:
-    """A transformers model and its preprocessor's settings as an upstream."""
+def wrapped(model: Any, settings: FrontEnd) -> Upstream:
+    """A transformers model and its feature extractor's settings as an upstream."""
     kind = model.config.model_type
+    if kind in ("encodec", "mimi"):
+        from upstreams.codecs import wrapped as codec
+
+        return codec(model, settings)
     if kind == "whisper":
-        return Whisper(model, front_end)
+        return Whisper(model, settings)
     if kind == "audio-spectrogram-transformer":
-        return Ast(model, front_end)
-    normalize, sample_rate = front_end.get("do_normalize", True), front_end.get("sampling_rate", 16_000)
-    return WaveformEncoder(model, bool(normalize), int(sample_rate))
-
-
-def named(reference: str, random: bool, kind: str, front_end: dict[str, Any], **sizes: Any) -> Upstream:
-    """A model of the hub; where `random`, its architecture from the sizes given, so that no network is needed."""
-    if not random:
-        return load(reference)
-    return wrapped(untrained(model_class(kind).config_class(**sizes)), front_end)
-
-
-AS_IS, NORMALIZED = {"do_normalize": False}, {"do_normalize": True}
-LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-}
-
-
-@register
-def wav2vec2_base(random: bool = False) -> Upstream:
-    """wav2vec 2.0 base, LibriSpeech 960 h (Baevski et al., 2020)."""
-    return named("facebook/wav2vec2-base", random, "wav2vec2", NORMALIZED)
-
-
-@register
-def wav2vec2_large(random: bool = False) -> Upstream:
-    """wav2vec 2.0 large, Libri-Light 60 000 h (Baevski et al., 2020)."""
-    return named("facebook/wav2vec2-large-lv60", random, "wav2vec2", NORMALIZED, conv_bias=True, **LARGE)
-
-
-@register
-def hubert_base(random: bool = False) -> Upstream:
-    """HuBERT base, LibriSpeech 960 h (Hsu et al., 2021)."""
-    return named("facebook/hubert-base-ls960", random, "hubert", NORMALIZED)
-
-
-@register
-def hubert_large(random: bool = False) -> Upstream:
-    """HuBERT large, Libri-Light 60 000 h (Hsu et al., 2021)."""
-    return named("facebook/hubert-large-ll60k", random, "hubert", NORMALIZED, conv_bias=True, **LARGE)
-
-
-@register
-def wavlm_base(random: bool = False) -> Upstream:
-    """WavLM base, LibriSpeech 960 h (Chen et al., 2022)."""
-    return named("microsoft/wavlm-base", random, "wavlm", AS_IS)
-
-
-@register
-def wavlm_base_plus(random: bool = False) -> Upstream:
-    """WavLM base+, 94 000 h of mixed speech (Chen et al., 2022)."""
-    return named("microsoft/wavlm-base-plus", random, "wavlm", AS_IS)
-
-
-@register
-def wavlm_large(random: bool = False) -> Upstream:
-    """WavLM large, 94 000 h of mixed speech (Chen et al., 2022)."""
-    return named("microsoft/wavlm-large", random, "wavlm", NORMALIZED, **LARGE)
-
-
-@register
-def data2vec_audio_base(random: bool = False) -> Upstream:
-    """data2vec audio base, LibriSpeech 960 h (Baevski et al., 2022)."""
-    return named("facebook/data2vec-audio-base", random, "data2vec-audio", NORMALIZED)
-
-
-@register
-def unispeech_sat_base(random: bool = False) -> Upstream:
-    """UniSpeech-SAT base, LibriSpeech 960 h (Chen et al., 2022)."""
-    return named("microsoft/unispeech-sat-base", random, "unispeech-sat", AS_IS)
-
-
-@register
-def whisper_base(random: bool = False) -> Upstream:
-    """Encoder of Whisper base, 680 000 h of labelled speech (Radford et al., 2022)."""
-    sizes = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048}
-    return named("openai/whisper-base", random, "whisper", {}, **sizes)
-
-
-@register
-def ast(random: bool = False) -> Upstream:
-    """Audio Spectrogram Transformer, supervised on AudioSet (Gong et al., 2021)."""
-    return named("MIT/ast-finetuned-audioset-10-10-0.4593", random, "audio-spectrogram-transformer", {})
+        return Ast(model, settings)
+    if kind == "wav2vec2-bert":
+        return Wav2Vec2Bert(model, settings)
+    encoder = SqueezedEncoder if kind in ("sew", "sew-d") else WaveformEncoder
+    return encoder(model, settings.flag("do_normalize"), settings.whole("sampling_rate"))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upstreams.base import Features, Upstream, UpstreamError, valid
+from upstreams.front_end import FrontEnd
 from upstreams.spectral import LogMel, trimmed
 from upstreams.waveform_encoders import recorded
 
@@ -23,27 +24,37 @@ class Whisper(Upstream):
     S // 320 frames, at least one. Stretches that are not full are filled with silence, as in training.
     """
 
-    def __init__(self, encoder: Any, front_end: dict[str, Any]) -> None:
+    def __init__(self, encoder: Any, front_end: FrontEnd) -> None:
         super().__init__()
         config = encoder.config
         encoder.layerdrop = 0.0  # a dropped block would be missing among the layers
         self.encoder = encoder
-        self.sample_rate = int(front_end.get("sampling_rate", 16_000))
-        self.fft, self.mel_hop = int(front_end.get("n_fft", 400)), int(front_end.get("hop_length", 160))
-        self.stretch = int(front_end.get("chunk_length", 30)) * self.sample_rate
+        self.sample_rate = front_end.whole("sampling_rate")
+        self.fft, self.mel_hop = front_end.whole("n_fft"), front_end.whole("hop_length")
+        self.stretch = front_end.whole("chunk_length") * self.sample_rate
         self.frames_per_stretch = config.max_source_positions
         self.hop = self.window = 2 * self.mel_hop
         self.layers, self.dim = config.encoder_layers + 1, config.d_model
-        bands = int(front_end.get("feature_size", 80))
-        self.check(bands)
+        bands = front_end.whole("feature_size")
+        self.check(bands, front_end)
         self.banks: Tensor
         self.taper: Tensor
         self.register_buffer("banks", slaney_banks(bands, self.fft, self.sample_rate))
         self.register_buffer("taper", torch.hann_window(self.fft))
 
-    def check(self, bands: int) -> None:
+    def check(self, bands: int, front_end: FrontEnd) -> None:
         """Raise UpstreamError where the front end does not give what the encoder takes."""
         config = self.encoder.config
+        for key in ("padding_value", "dither"):  # earlier releases of transformers know no dither
+            if front_end.get(key, 0.0) != 0.0:
+                raise UpstreamError(
+                    f"{key} in preprocessor_config.json is {front_end[key]!r}, but stretches are filled with silence "
+                    "and have no noise added; it must be 0"
+                )
+        if self.fft > self.stretch:
+            raise UpstreamError(
+                f"n_fft in preprocessor_config.json is {self.fft}, longer than a whole stretch of sound"
+            )
         if self.stretch != self.frames_per_stretch * self.hop:
             raise UpstreamError(
                 f"preprocessor_config.json gives stretches of {self.stretch / self.hop:g} frames, but "
@@ -92,15 +103,13 @@ class Ast(Upstream):
     `max_length` mel frames is encoded in stretches; ones that are not full are filled as ASTFeatureExtractor does.
     """
 
-    def __init__(self, model: Any, front_end: dict[str, Any]) -> None:
+    def __init__(self, model: Any, front_end: FrontEnd) -> None:
         super().__init__()
         config = model.config
         self.model = model
-        self.sample_rate = int(front_end.get("sampling_rate", 16_000))
-        self.mean, self.std = float(front_end.get("mean", -4.2677393)), float(front_end.get("std", 4.5689974))
-        self.normalize = bool(front_end.get("do_normalize", True))
-        self.mel_frames = int(front_end.get("max_length", 1024))
-        bands = int(front_end.get("num_mel_bins", 128))
+        self.sample_rate, self.normalize = front_end.whole("sampling_rate"), front_end.flag("do_normalize")
+        self.mean, self.std = front_end.real("mean"), front_end.real("std")
+        self.mel_frames, bands = front_end.whole("max_length"), front_end.whole("num_mel_bins")
         if (self.mel_frames, bands) != (config.max_length, config.num_mel_bins):
             raise UpstreamError(
                 f"preprocessor_config.json gives {self.mel_frames} frames of {bands} bands, but config.json wants "

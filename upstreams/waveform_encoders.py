@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and its kin (HuBERT, WavLM, data2vec-audio, UniSpeech, UniSpeech-SAT) as transformers implements them.
+"""wav2vec 2.0 and its kin (HuBERT, WavLM, data2vec-audio, UniSpeech(-SAT), -Conformer) as transformers implements them.
 
 Convolutions over the waveform, then a transformer. In the plain library a clip's features depend on its padding, by up
 to a third where the first convolution is followed by a group norm over time. Here they do not: that norm gets each
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from upstreams.base import Features, Upstream, UpstreamError, valid
+from upstreams.base import Features, Upstream, valid
 
 # transformers' WavLM gives torch a boolean mask beside a float one; torch says so on every first call.
 warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask and attn_mask")
@@ -27,8 +27,12 @@ warnings.filterwarnings("ignore", message="Support for mismatched key_padding_ma
 CONVOLUTIONS = ("conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm", "feat_extract_activation")
 POSITIONS = ("num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "conv_pos_kernel_size", "conv_pos_batch_norm")
 BLOCKS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "do_stable_layer_norm", "adapter_attn_dim")
-OTHERS = ("model_type", "feat_proj_layer_norm", "num_buckets", "max_bucket_distance")
-ARCHITECTURE = CONVOLUTIONS + POSITIONS + BLOCKS + OTHERS
+BUCKETS = ("num_buckets", "max_bucket_distance", "left_max_position_embeddings", "right_max_position_embeddings")
+ROTARY = ("position_embeddings_type", "rotary_embedding_base")
+SEW = ("squeeze_factor", "feature_layer_norm_eps")
+SEW_D = ("position_buckets", "max_position_embeddings", "share_att_key", "relative_attention", "pos_att_type")
+OTHERS = ("model_type", "feat_proj_layer_norm", "norm_rel_ebd")
+ARCHITECTURE = CONVOLUTIONS + POSITIONS + BLOCKS + BUCKETS + ROTARY + SEW + SEW_D + OTHERS
 
 
 class WaveformEncoder(Upstream):
@@ -40,8 +44,6 @@ class WaveformEncoder(Upstream):
     def __init__(self, model: Any, normalize: bool, sample_rate: int) -> None:
         super().__init__()
         config = model.config
-        if config.num_hidden_layers < 1:
-            raise UpstreamError("the model has no transformer block; num_hidden_layers in its config.json must be >= 1")
         config.layerdrop = 0.0  # a dropped block would be missing among the layers
         fold_weight_norm(model)
         self.model, self.normalize, self.sample_rate = model, normalize, sample_rate
@@ -50,17 +52,12 @@ class WaveformEncoder(Upstream):
         self.layers, self.dim = config.num_hidden_layers + 1, config.hidden_size
 
     def settings(self) -> dict[str, object]:
-        config = self.model.config.to_dict()
-        return {"normalize": self.normalize, **{key: config[key] for key in ARCHITECTURE if key in config}}
+        return {"normalize": self.normalize, **architecture(self.model.config)}
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
-        counts = self.frame_lengths(lengths)
         clean = self.prepare(waveforms, lengths)
-        frames = self.project(self.convolve(clean, lengths))
-        mask = valid(counts, frames.shape[1])
-        states = self.transform(frames, None if bool(mask.all()) else mask)
-        stack = torch.stack([state.float() for state in states], dim=2)
-        return Features(stack.masked_fill_(~mask[:, :, None, None], 0.0), counts)
+        states = self.transform(self.project(self.convolve(clean, lengths)), lengths)
+        return stacked(states, self.frame_lengths(lengths))
 
     def prepare(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """Clips (B, S) cut to the longest, at least `window` samples, normalised over their own samples, then zeros."""
@@ -87,13 +84,35 @@ class WaveformEncoder(Upstream):
         projected = self.model.feature_projection(x.transpose(1, 2))
         return projected[0] if isinstance(projected, tuple) else projected
 
-    def transform(self, frames: Tensor, mask: Tensor | None) -> list[Tensor]:
-        """Layers of (B, T, D) each; mask (B, T) is None where nothing is padded."""
-        encoder = self.model.encoder
-        with recorded(encoder.layers) as states, masked(position_convolutions(encoder), mask):
-            output = encoder(frames, attention_mask=mask)
-        states[-1] = output[0]  # after the final norm, in every release of transformers
-        return states
+    def transform(self, frames: Tensor, lengths: Tensor) -> list[Tensor]:
+        """Layers of (B, T, D) each."""
+        return transformed(self.model.encoder, frames, self.frame_lengths(lengths))
+
+
+def architecture(config: Any) -> dict[str, object]:
+    """What of a configuration changes features without being a weight's shape."""
+    content = config.to_dict()
+    return {key: content[key] for key in ARCHITECTURE if key in content}
+
+
+def transformed(encoder: Any, frames: Tensor, counts: Tensor) -> list[Tensor]:
+    """Layers of (B, T, D) each, the last one as the encoder gives it: after its final norm, if it has one."""
+    mask = needed(valid(counts, frames.shape[1]))
+    with recorded(encoder.layers) as states, masked(leaks(encoder), mask), restored(encoder):
+        output = encoder(frames, attention_mask=mask)
+    states[-1] = output[0]  # in every release of transformers
+    return states
+
+
+def needed(mask: Tensor) -> Tensor | None:
+    """None for a mask that hides nothing, as attention is quicker without."""
+    return None if bool(mask.all()) else mask
+
+
+def stacked(states: Sequence[Tensor], counts: Tensor) -> Features:
+    """Layers of (B, T, D) each as features, zero beyond each clip's frames."""
+    stack = torch.stack([state.float() for state in states], dim=2)
+    return Features(stack.masked_fill_(~valid(counts, stack.shape[1])[:, :, None, None], 0.0), counts)
 
 
 def fold_weight_norm(model: nn.Module) -> None:
@@ -161,8 +180,10 @@ def exact_type(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
-def position_convolutions(encoder: Any) -> list[nn.Module]:
-    """Modules of (B, D, T) whose output is not zero where their input is, but is convolved again."""
+def leaks(encoder: Any) -> list[nn.Module]:
+    """Modules whose output (B, D, T) is convolved next, but is not zero beyond a clip's end."""
+    if hasattr(encoder.layers[0], "conv_module"):  # Conformer blocks; their convolution of positions is never used
+        return [block.conv_module.glu for block in encoder.layers]
     embedding = encoder.pos_conv_embed
     norm = getattr(embedding, "batch_norm", None)
     return [*getattr(embedding, "layers", [])] + ([norm] if norm is not None else [])
@@ -179,6 +200,23 @@ def masked(modules: Sequence[nn.Module], mask: Tensor | None) -> Iterator[None]:
         for module in modules:
             stack.callback(module.register_forward_hook(after).remove)
         yield
+
+
+@contextmanager
+def restored(encoder: Any) -> Iterator[None]:
+    """Leaves nothing of one call to the next in an encoder's table of positions.
+
+    Relative ones would grow with the longest clip, rotary ones stay in the precision of the last call of their length.
+    """
+    positions: Any = getattr(encoder, "embed_positions", None)
+    table = getattr(positions, "pe", None)
+    if hasattr(positions, "cached_sequence_length"):
+        positions.cached_sequence_length = None
+    try:
+        yield
+    finally:
+        if table is not None:
+            positions.pe = table
 
 
 @contextmanager

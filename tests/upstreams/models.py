@@ -22,8 +22,10 @@ KINDS = {
     "unispeech": "UniSpeech",
     "unispeech-sat": "UniSpeechSat",
     "wav2vec2": "Wav2Vec2",
+    "wav2vec2-conformer": "Wav2Vec2Conformer",
     "wavlm": "WavLM",
 }
+FAMILIES = KINDS | {"sew": "SEW", "sew-d": "SEWD", "wav2vec2-bert": "Wav2Vec2Bert"}
 SMALL = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -34,6 +36,14 @@ SMALL = {
     "conv_stride": [5, 4, 4],
     "num_conv_pos_embeddings": 4,
     "num_conv_pos_embedding_groups": 2,
+}
+SMALL_BERT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "feature_projection_input_dim": 46,
+    "conv_depthwise_kernel_size": 5,
 }
 SMALL_WHISPER = {
     "d_model": 16,
@@ -66,7 +76,7 @@ def build(kind: str, head: str = "Model", **config: Any) -> Any:
     """A model with every weight random, biases and norms too, so that nothing is hidden behind zeros and ones."""
     import transformers
 
-    family = KINDS.get(kind, kind)
+    family = FAMILIES.get(kind, kind)
     made = getattr(transformers, f"{family}Config")(**config)
     model = getattr(transformers, f"{family}{head}")(made).eval()
     with torch.no_grad():
@@ -90,6 +100,19 @@ def waveform_extractor(normalize: bool = False) -> Any:
     import transformers
 
     return transformers.Wav2Vec2FeatureExtractor(do_normalize=normalize)
+
+
+def mel_extractor(bands: int = 23) -> Any:
+    """What Wav2Vec2-BERT takes; two of its frames make the 46 values of SMALL_BERT."""
+    import transformers
+
+    return transformers.SeamlessM4TFeatureExtractor(feature_size=bands, num_mel_bins=bands)
+
+
+def hidden_states(model: Any, **inputs: Any) -> list[Tensor]:
+    """What the library itself calls hidden states, (B, T, D) each."""
+    with torch.no_grad():
+        return list(model(**inputs, output_hidden_states=True).hidden_states)
 
 
 def plain_stack(blocks: Sequence[nn.Module], norm: nn.Module | None, run: Callable[[], object]) -> Tensor:

@@ -7,10 +7,23 @@ from typing import Any
 import pytest
 import torch
 
-from tests.upstreams.models import KINDS, SMALL, SMALL_AST, SMALL_WHISPER, build, padded, save, told, waveform_extractor
+from tests.upstreams.models import (
+    FAMILIES,
+    SMALL,
+    SMALL_AST,
+    SMALL_BERT,
+    SMALL_WHISPER,
+    build,
+    mel_extractor,
+    padded,
+    save,
+    told,
+    waveform_extractor,
+)
 from upstreams import create, entries
 from upstreams.base import fingerprint
-from upstreams.huggingface import named, untrained
+from upstreams.huggingface import untrained
+from upstreams.published import AST, WHISPER, named
 from upstreams.waveform_encoders import fold_weight_norm
 
 
@@ -41,26 +54,37 @@ def same(one: Any, other: Any) -> bool:
         return torch.equal(one(*clip).frames, other(*clip).frames)
 
 
-@pytest.mark.parametrize("head", ["ForCTC", "ForSequenceClassification"])
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm", "unispeech-sat", "data2vec-audio"])
-def test_heads_of_checkpoints_are_left_out(kind: str, head: str, tmp_path: Path) -> None:
-    model = build(kind, head, **SMALL, vocab_size=12)
-    upstream = create(save(model, waveform_extractor(), tmp_path))
-    weights = upstream.state_dict()
-    fold_weight_norm(model)
-    for name, tensor in model.base_model.state_dict().items():
-        assert torch.equal(weights[f"model.{name}"], tensor), name
-    assert len(weights) == len(model.base_model.state_dict())
+def heads_of(kind: str) -> list[str]:
+    """Every class with a head that transformers has for a kind."""
+    import transformers
+
+    start = f"{FAMILIES[kind]}For"
+    return sorted(name[len(FAMILIES[kind]) :] for name in dir(transformers) if name.startswith(start))
 
 
-@pytest.mark.parametrize(
-    ("kind", "head"), [("wav2vec2", "ForPreTraining"), ("wavlm", "ForXVector"), ("unispeech-sat", "ForPreTraining")]
-)
-def test_quantizers_and_speaker_heads_are_left_out_too(kind: str, head: str, tmp_path: Path) -> None:
-    quantizer = {"num_codevectors_per_group": 4, "codevector_dim": 8, "proj_codevector_dim": 8}
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_head_of_the_library_is_left_out(kind: str, tmp_path: Path) -> None:
+    sizes = SMALL_BERT if kind == "wav2vec2-bert" else SMALL
+    quantizer = {"num_codevectors_per_group": 4, "codevector_dim": 8, "proj_codevector_dim": 8, "num_ctc_classes": 5}
     tdnn = {"tdnn_dim": [8, 8], "tdnn_kernel": [3, 3], "tdnn_dilation": [1, 1], "xvector_output_dim": 8}
-    model = build(kind, head, **SMALL, **quantizer, **tdnn)
+    extractor = mel_extractor() if kind == "wav2vec2-bert" else waveform_extractor()
+    heads = heads_of(kind)
+    assert {"ForCTC", "ForSequenceClassification"} <= set(heads)
+    for head in heads:
+        layer_sum = {"use_weighted_layer_sum": head not in ("ForCTC", "ForPreTraining")}
+        model = build(kind, head, **sizes, **quantizer, **tdnn, **layer_sum, vocab_size=12)
+        weights = create(save(model, extractor, tmp_path / head)).state_dict()
+        fold_weight_norm(model)
+        expected = model.base_model.state_dict()
+        assert {f"model.{name}" for name in expected} == {name for name in weights if name.startswith("model.")}, head
+        assert all(torch.equal(weights[f"model.{name}"], tensor) for name, tensor in expected.items()), head
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec2-conformer"])
+def test_an_adapter_after_the_last_layer_is_left_out(kind: str, tmp_path: Path) -> None:
+    model = build(kind, "ForCTC", **SMALL, add_adapter=True, output_hidden_size=10, vocab_size=12)
     upstream = create(save(model, waveform_extractor(), tmp_path))
+    assert not any("adapter" in name for name, _ in upstream.named_parameters())
     assert torch.equal(upstream.model.encoder.layer_norm.weight, model.base_model.encoder.layer_norm.weight)
 
 
@@ -105,27 +129,6 @@ def test_the_fingerprint_is_that_of_the_weights_and_settings_not_of_the_folder(f
     assert len({before, raw, fingerprint(create(f"hf:{folder}"))}) == 3
 
 
-def test_sampling_rate_and_normalisation_come_from_the_checkpoint(folder: Path) -> None:
-    edit(folder / "preprocessor_config.json", sampling_rate=8_000, do_normalize=False)
-    upstream = create(f"hf:{folder}")
-    assert upstream.sample_rate == 8_000
-    assert upstream.settings()["normalize"] is False
-
-
-def test_a_front_end_with_values_of_the_wrong_kind_is_told(folder: Path) -> None:
-    edit(folder / "preprocessor_config.json", sampling_rate=None)
-    assert "value of the wrong kind" in told(f"hf:{folder}")
-
-
-def test_a_processors_nested_front_end_is_read_where_there_is_no_other(folder: Path) -> None:
-    nested = {
-        "feature_extractor": json.loads((folder / "preprocessor_config.json").read_text()) | {"do_normalize": False}
-    }
-    (folder / "preprocessor_config.json").unlink()
-    (folder / "processor_config.json").write_text(json.dumps(nested))
-    assert create(f"hf:{folder}").settings()["normalize"] is False
-
-
 def test_a_random_twin_needs_no_weights_and_is_always_the_same(folder: Path) -> None:
     trained = create(f"hf:{folder}")
     (folder / "model.safetensors").unlink()
@@ -136,11 +139,12 @@ def test_a_random_twin_needs_no_weights_and_is_always_the_same(folder: Path) -> 
     assert (one.layers, one.dim, one.hop) == (trained.layers, trained.dim, trained.hop)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "whisper", "audio-spectrogram-transformer"])
+@pytest.mark.parametrize("kind", [*FAMILIES, "whisper", "audio-spectrogram-transformer"])
 def test_every_architecture_has_a_random_twin_that_encodes(kind: str) -> None:
-    sizes = {"whisper": SMALL_WHISPER, "audio-spectrogram-transformer": SMALL_AST}.get(kind, SMALL)
-    bands = {"chunk_length": 1, "max_length": 64, "num_mel_bins": 32}
-    upstream = named("nobody/nothing", True, kind, bands, **sizes).eval()
+    others = {"whisper": SMALL_WHISPER, "audio-spectrogram-transformer": SMALL_AST, "wav2vec2-bert": SMALL_BERT}
+    bands = 23 if kind == "wav2vec2-bert" else 32
+    settings = WHISPER | AST | {"chunk_length": 1, "max_length": 64, "num_mel_bins": bands, "stride": 2}
+    upstream = named("nobody/nothing", True, kind, settings, **others.get(kind, SMALL)).eval()
     frames = upstream(*padded([torch.randn(4_000), torch.randn(2_000)])).frames
     assert bool(frames.isfinite().all())
     assert float(frames.detach().std()) > 0.0
@@ -163,7 +167,7 @@ SIZES = {  # millions of weights, without heads
 
 @pytest.mark.parametrize("name", SIZES)
 def test_twins_of_hub_models_have_their_size_without_a_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import upstreams.huggingface as family
+    import upstreams.published as family
 
     def counted(config: Any) -> Any:
         with torch.device("meta"):  # counting needs no memory
@@ -178,7 +182,7 @@ def test_twins_of_hub_models_have_their_size_without_a_network(name: str, monkey
 
 
 def test_the_sizes_above_cover_every_hub_name() -> None:
-    assert set(SIZES) == {name for name, entry in entries().items() if entry.module == "upstreams.huggingface"}
+    assert set(SIZES) == {name for name, entry in entries().items() if entry.module == "upstreams.published"}
 
 
 def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
@@ -241,29 +245,69 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused_and_runs_nothing(folder:
     assert not (folder / "harm").exists()
 
 
-def test_a_model_that_is_nowhere_is_told_within_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
+def test_weights_that_are_neither_the_models_nor_a_known_heads_are_refused_by_name(folder: Path) -> None:
+    state = as_pickle(folder)
+    bare = {f"hubert.{name}": tensor for name, tensor in state.items()}
+    heads = {"lm_head.weight": torch.zeros(3), "layer_weights": torch.zeros(3), "objective.weight": torch.zeros(3)}
+    torch.save(bare | heads, folder / "pytorch_model.bin")
+    create(f"hf:{folder}")
+    for stranger in ("encoder.layers.2.final_layer_norm.weight", "hubert.encoder.layers.2.final_layer_norm.weight"):
+        torch.save(bare | heads | {stranger: torch.zeros(16)}, folder / "pytorch_model.bin")
+        message = told(f"hf:{folder}")
+        assert "of no use: " in message
+        assert stranger.removeprefix("hubert.") in message
+    torch.save(state | {"extra_block.weight": torch.zeros(16)}, folder / "pytorch_model.bin")
+    assert "of no use: extra_block.weight" in told(f"hf:{folder}")
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    message = told("hf:nobody/has-ever-published-this")
-    assert "not in the Hugging Face cache, and the hub is out of reach" in message
-    assert told("hf:not a hub id").startswith("'not a hub id' is neither a folder nor a hub id")
-    assert "give the folder" in told("hubert_base")
+
+def test_a_renamed_or_lost_block_is_told_by_name(folder: Path) -> None:
+    state = as_pickle(folder)
+    renamed = {name.replace("layers.1.attention", "layers.1.self_attn"): tensor for name, tensor in state.items()}
+    torch.save(renamed, folder / "pytorch_model.bin")
+    message = told(f"hf:{folder}")
+    assert "missing: encoder.layers.1.attention" in message
+    assert "of no use: encoder.layers.1.self_attn" in message
+    torch.save({f"wav2vec2.{name}": tensor for name, tensor in state.items()}, folder / "pytorch_model.bin")
+    assert "of no use: wav2vec2.encoder" in told(f"hf:{folder}")
 
 
-def test_a_cached_model_loads_by_its_hub_id_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
+def test_code_that_comes_with_a_model_is_never_run(folder: Path) -> None:
+    (folder / "modeling_own.py").write_text(f"import os\nos.mkdir({str(folder / 'harm')!r})\nclass Own: pass\n")
+    own = {"AutoConfig": "modeling_own.Own", "AutoModel": "modeling_own.Own"}
     expected = create(f"hf:{folder}")
-    as_pickle(folder)
-    cache = folder / "cache"
-    snapshot = cache / "models--somebody--hubert" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    for name in ("config.json", "preprocessor_config.json", "pytorch_model.bin"):
-        (folder / name).rename(snapshot / name)
-    refs = cache / "models--somebody--hubert" / "refs"
-    refs.mkdir()
-    (refs / "main").write_text("abc")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    assert same(create("hf:somebody/hubert"), expected)
+    kernel = {"attn_implementation": "somebody/kernel", "_attn_implementation": "somebody/kernel"}
+    edit(folder / "config.json", auto_map=own, **kernel)
+    assert same(create(f"hf:{folder}"), expected)
+    edit(folder / "config.json", model_type="own")
+    assert "whose own code (auto_map) is never run" in told(f"hf:{folder}")
+    assert not (folder / "harm").exists()
+
+
+def test_quantised_models_and_models_without_blocks_are_refused(folder: Path) -> None:
+    edit(folder / "config.json", num_hidden_layers=0)
+    assert "num_hidden_layers in its config.json must be >= 1" in told(f"hf:{folder}")
+    edit(folder / "config.json", num_hidden_layers=2, quantization_config={"quant_method": "bitsandbytes"})
+    assert "are quantised (quantization_config)" in told(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_safetensors_in_half_precision_load_as_their_values_in_single(kind: str, folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    halves = {name: tensor.to(getattr(torch, kind)) for name, tensor in state.items()}
+    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder / "config.json", dtype=kind, torch_dtype=kind)
+    weights = create(f"hf:{folder}").state_dict()
+    name = "encoder.layers.0.attention.k_proj.weight"
+    assert weights[f"model.{name}"].dtype == torch.float32
+    assert torch.equal(weights[f"model.{name}"], halves[name].float())
+
+
+def test_a_configuration_of_a_far_larger_model_than_the_weights_takes_no_memory(folder: Path) -> None:
+    whole = json.loads((folder / "config.json").read_text())
+    for changes in ({"num_hidden_layers": 10**9}, {"hidden_size": 2 * 10**6}, {"intermediate_size": 10**11}):
+        (folder / "config.json").write_text(json.dumps(whole | changes))
+        assert "describes a far larger model than its weights" in told(f"hf:{folder}")
+    (folder / "config.json").write_text(json.dumps(whole | {"hidden_act": "nothing"}))
+    assert "no model can be built from this config.json" in told(f"hf:{folder}")

@@ -14,6 +14,8 @@ from torch import Tensor
 from tests.upstreams.models import KINDS, SMALL, build, padded, plain_stack, relative, save, waveform_extractor
 from upstreams import create
 from upstreams.base import fingerprint
+from upstreams.check import check
+from upstreams.trial import digest
 from upstreams.waveform_encoders import WaveformEncoder, receptive_field, window_moments
 
 CLOSE = 1e-4  # the contract, in float32 and relative to a layer's largest value
@@ -23,8 +25,8 @@ OURS = 2e-5  # between our own results, where the library's rounding plays no pa
 def plain(model: Any, extractor: Any, clip: Tensor) -> Tensor:
     """(T, L, D) of one clip by the library alone."""
     values = torch.tensor(extractor(clip.numpy(), sampling_rate=16_000)["input_values"][0])
-    stable = getattr(model.config, "do_stable_layer_norm", False)
-    norm = model.encoder.layer_norm if stable else None
+    last = getattr(model.config, "do_stable_layer_norm", False) or "conformer" in model.config.model_type
+    norm = model.encoder.layer_norm if last else None
     return plain_stack(model.encoder.layers, norm, lambda: model(values[None]))[0]
 
 
@@ -38,7 +40,9 @@ def random_config(kind: str, chance: random.Random) -> dict[str, Any]:
         "hidden_size": 4 * heads * chance.randint(1, 3),
         "num_attention_heads": heads,
         "num_hidden_layers": chance.randint(1, 4),
-        "intermediate_size": chance.choice([8, 40]),
+        "intermediate_size": chance.choice([8, 37]),
+        "hidden_act": chance.choice(["gelu", "relu", "gelu_new", "silu"]),
+        "feat_extract_activation": chance.choice(["gelu", "relu"]),
         "conv_dim": [chance.choice([4, 8, 12]) for _ in range(depth)],
         "conv_kernel": [chance.choice([1, 2, 3, 5, 10]) for _ in range(depth)],
         "conv_stride": strides,
@@ -54,6 +58,10 @@ def random_config(kind: str, chance: random.Random) -> dict[str, Any]:
             "num_conv_pos_embeddings": chance.randint(1, 5),
         }
     config["feat_extract_norm"] = chance.choice(["group", "layer"])
+    if kind == "wav2vec2-conformer":
+        config["position_embeddings_type"] = chance.choice(["rotary", "relative", "relative", None])
+        sizes = {"conv_depthwise_kernel_size": chance.choice([1, 3, 31]), "max_source_positions": 20}
+        return config | sizes | {"rotary_embedding_base": chance.choice([100, 10_000])}
     config["do_stable_layer_norm"] = chance.random() < 0.5
     if kind == "hubert":
         config |= {"conv_pos_batch_norm": chance.random() < 0.5, "feat_proj_layer_norm": chance.random() < 0.5}
@@ -65,7 +73,7 @@ def random_config(kind: str, chance: random.Random) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize("trial", range(4))
+@pytest.mark.parametrize("trial", range(5))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_clip_has_the_librarys_layers_alone_and_in_any_batch(kind: str, trial: int, tmp_path: Path) -> None:
     chance = random.Random(f"{kind} {trial}")
@@ -85,6 +93,13 @@ def test_a_clip_has_the_librarys_layers_alone_and_in_any_batch(kind: str, trial:
             alone = upstream(*padded([clip])).frames[0]
             assert relative(alone, expected) < CLOSE
             assert relative(row[:count], alone) < OURS
+
+
+@pytest.mark.parametrize("kind", ["wavlm", "wav2vec2-conformer"])
+def test_the_contract_holds(kind: str) -> None:
+    torch.manual_seed(0)
+    upstream = WaveformEncoder(build(kind, **SMALL), normalize=True, sample_rate=16_000).eval()
+    assert [finding for finding in check(upstream) if not finding.ok] == []
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
@@ -126,6 +141,33 @@ def test_plain_group_norm_models_do_depend_on_padding_so_that_the_tests_above_ca
     assert relative(beside[: len(alone), None], alone[:, None]) > 0.01
 
 
+@pytest.mark.parametrize("positions", ["rotary", "relative"])
+def test_plain_conformers_depend_on_padding_so_that_the_tests_above_can_fail(positions: str) -> None:
+    torch.manual_seed(0)
+    model = build("wav2vec2-conformer", **SMALL, feat_extract_norm="layer", position_embeddings_type=positions)
+    clip, mask = torch.randn(4_000), torch.arange(8_000)[None] < 4_000
+    with torch.no_grad():
+        alone = model(clip[None]).last_hidden_state[0]
+        beside = model(torch.cat([clip, torch.zeros(4_000)])[None], attention_mask=mask.long()).last_hidden_state[0]
+    assert relative(beside[: len(alone), None], alone[:, None]) > 1e-3
+
+
+@pytest.mark.parametrize("positions", ["rotary", "relative"])
+def test_conformers_keep_no_positions_of_longer_clips_or_lower_precision(positions: str) -> None:
+    torch.manual_seed(0)
+    config = SMALL | {"position_embeddings_type": positions, "max_source_positions": 5}
+    upstream = WaveformEncoder(build("wav2vec2-conformer", **config), normalize=True, sample_rate=16_000).eval()
+    clip = padded([torch.randn(3_000)])
+    with torch.inference_mode():
+        before, expected = digest(upstream), upstream(*clip).frames
+        with torch.autocast("cpu", torch.bfloat16):
+            upstream(*clip)
+        upstream(*padded([torch.randn(9_000)]))
+        assert torch.equal(upstream(*clip).frames, expected)
+    assert digest(upstream) == before
+    upstream(*clip).frames.sum().backward()  # tables made in inference mode could not take part in training
+
+
 def test_first_layer_statistics_are_those_of_the_windows_of_each_clip() -> None:
     waveforms, lengths = torch.randn(3, 400), torch.tensor([400, 50, 10])
     mean, covariance = window_moments(waveforms, lengths, 10, 5)
@@ -143,7 +185,7 @@ def test_hop_and_window_follow_from_the_convolutions() -> None:
         assert count == int(upstream.model._get_feat_extract_output_lengths(samples))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "conformer" not in kind])  # those have batch norms
 def test_fine_tuning_reaches_every_weight_and_never_drops_a_layer(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = SMALL | {"layerdrop": 0.9, "mask_time_prob": 0.5, "mask_time_length": 2, "hidden_dropout": 0.0}
