@@ -1,6 +1,7 @@
 """Encoders of speech and audio, by name.
 
-A reference is a registered name (`fbank`), a family and what it is to load (`hf:PATH_OR_ID`), or a function of the user's own with arguments if it takes any
+A reference is a registered name (`fbank`), a family and what it is to load (`hf:PATH_OR_ID`, `s3prl:NAME@CHECKPOINT`,
+`speechbrain:PATH_OR_ID`, `fairseq:CHECKPOINT`), or a function of the user's own with arguments if it takes any
 (`path/file.py:function?layers=12`); `@random` at its end asks for the same architecture with random weights.
 """
 
@@ -22,6 +23,9 @@ RANDOM = "@random"
 SEED = 0  # of every random twin
 FAMILIES = {  # modules whose `load(rest, random)` takes what follows the colon
     "hf": "upstreams.huggingface",
+    "s3prl": "upstreams.s3prl",
+    "speechbrain": "upstreams.speechbrain",
+    "fairseq": "upstreams.fairseq",
 }
 
 Builder = Callable[..., "Upstream"]

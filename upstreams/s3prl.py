@@ -1,0 +1,206 @@
+"""Upstreams of s3prl's hub (Yang et al., 2021, "SUPERB"), built by s3prl's own code from a checkpoint.
+
+s3prl loads leniently here and there, and says nothing of what it leaves out; here all weights arrive, or it is told.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import io
+import re
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.weight_norm import WeightNorm
+
+from upstreams import checkpoints, huggingface, s3prl_bridge
+from upstreams.arguments import arguments_of
+from upstreams.arrivals import Arrivals, recorded
+from upstreams.base import Upstream, UpstreamError
+from upstreams.huggingface import listed
+from upstreams.s3prl_bridge import Entry
+from upstreams.s3prl_encoder import S3prl, hidden_states, noise
+from upstreams.waveform_encoders import fold_weight_norm
+
+warnings.filterwarnings("ignore", module=r"s3prl\.")  # its ways of calling torch are deprecated
+
+HUGGING_FACE = {"hf_hubert": "hubert", "hf_wav2vec2": "wav2vec2"}  # model_type by family
+NO_OPTIONS = ("ckpt", "refresh", "legacy", "fairseq", "hooks", "hook_postprocess")
+UNUSED = {  # of a family's checkpoints: heads of pre-training, or what is converted; all but the parts named here
+    "byol_a": r"^(?!.*\bfc\.|.*\bfeatures\.)",
+    "cpc": r"^(?!gEncoder\.|gAR\.)",
+    "decoar": r"^(?!post_extract_proj\.|forward_lstm\.|backward_lstm\.)",
+    "decoar2": r"^(?!post_extract_proj\.|encoder\.)",
+    "decoar_layers": r"^(?!post_extract_proj\.|forward_lstm\.|backward_lstm\.)",
+    "passt": r"^(?!blocks\.|norm\.)",  # its patches and positions are fitted to the window
+    "lighthubert": r"^(?!feature_extractor\.|post_extract_proj\.|encoder\.|layer_norm\.)",
+}
+DERIVED = {  # of a family's models: what is computed from weights that did arrive
+    "ast": r"\.pos_embed$|\.patch_embed\.proj\.",
+    "ssast": r"\.pos_embed$|\.patch_embed\.proj\.",
+}
+HINTS = {"ast": "; s3prl puts a random head on its class token: write ?feature_selection=hidden_states"}
+
+
+def load(rest: str, random: bool = False) -> Upstream:
+    """The upstream that NAME, NAME@CHECKPOINT or NAME@CHECKPOINT?option=value names; its weights re-drawn if `random`.
+
+    Raises UpstreamError where s3prl has no such entry, it cannot run here, or weights do not all arrive in it.
+    """
+    path, _, query = rest.partition("?")
+    name, at, given = path.partition("@")
+    entry = known(name)
+    checkpoint = found(entry, given) if at else None
+    if entry.needs_checkpoint and checkpoint is None:
+        raise UpstreamError(f"'s3prl:{name}' comes without weights; write s3prl:{name}@CHECKPOINT")
+    options = arguments_of(query, signed(name), f"s3prl:{path}")
+    chosen = {key: Path(value) for key, value in options.items() if isinstance(value, str) and Path(value).is_file()}
+    expert, digests = built(entry, checkpoint, options, list(chosen.values()))
+    with s3prl_bridge.told(f"'s3prl:{path}' does not run"):
+        expert = settled(redrawn(expert, name) if random else expert)
+        refuse_not_finite(expert, f"s3prl:{path}")
+        settings = {**options, **{key: path.name for key, path in chosen.items()}}
+        upstream = S3prl(expert, {"name": name, "options": settings, "files": sorted(digests.values())})
+    upstream.origin = digests
+    return upstream
+
+
+def known(name: str) -> Entry:
+    """An entry of s3prl's hub that can run here; raises UpstreamError for any other name."""
+    entries = s3prl_bridge.entries()
+    if not entries:
+        raise UpstreamError("s3prl is not installed; pip install s3prl==0.4.18")
+    if name not in entries:
+        near = difflib.get_close_matches(name, entries, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UpstreamError(f"no upstream '{name}' in s3prl; {hint}see: bench list upstreams")
+    if entries[name].reason:
+        raise UpstreamError(f"'s3prl:{name}' cannot run here: {entries[name].reason}")
+    return entries[name]
+
+
+def found(entry: Entry, given: str) -> Path:
+    """The file or folder of a checkpoint; raises UpstreamError where there is none, or the entry wants none."""
+    path = Path(given).expanduser().absolute()
+    if not entry.needs_checkpoint and not entry.url:
+        raise UpstreamError(f"'s3prl:{entry.name}' has no weights to load; drop '@{given}'")
+    if entry.family in HUGGING_FACE and not path.is_dir():
+        raise UpstreamError(f"no folder '{given}'; give one written by save_pretrained, or write hf:{given}")
+    if not given or not path.exists():
+        raise UpstreamError(f"no file '{given}'; a reference is s3prl:{entry.name}@CHECKPOINT")
+    return path
+
+
+def signed(name: str) -> Callable[..., Any]:
+    """A function whose parameters are an entry's options: those of its builder, and of the class behind that."""
+    builder = getattr(s3prl_bridge.hub(), name)
+    expert = builder.__globals__.get("_UpstreamExpert", builder)
+    both = [*inspect.signature(builder).parameters.values(), *inspect.signature(expert.__init__).parameters.values()]
+    options = {each.name: each for each in both if each.default is not each.empty and each.name not in NO_OPTIONS}
+
+    def accept() -> None: ...
+
+    named = [each.replace(kind=each.KEYWORD_ONLY) for each in options.values()]
+    accept.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    return accept
+
+
+def built(
+    entry: Entry, checkpoint: Path | None, options: dict[str, Any], more: list[Path]
+) -> tuple[nn.Module, dict[str, str]]:
+    """What s3prl builds, in eval mode, and the digests of the files that it read; more: those that options name.
+
+    Raises UpstreamError where weights do not all arrive.
+    """
+    of_hub = origin_of_hugging_face(entry, checkpoint) if checkpoint and entry.family in HUGGING_FACE else None
+    first = [str(checkpoint)] if entry.needs_checkpoint else []
+    contents: list[Any] = []
+    with recorded() as arrivals:
+        try:
+            with s3prl_bridge.opened(checkpoint) as opened, redirect_stderr(io.StringIO()):
+                contents, files = opened.loaded, opened.files
+                expert = getattr(s3prl_bridge.hub(), entry.name)(*first, **options).eval().float()
+        except UpstreamError:
+            refuse_misfits(entry, contents, arrivals, None)  # names them, where that is what went wrong
+            raise
+    if of_hub is not None:
+        return expert, of_hub
+    refuse_misfits(entry, contents, arrivals, expert)
+    more += [checkpoint] if checkpoint and checkpoint.is_file() else []
+    return expert, checkpoints.digests([*files.values(), *more])
+
+
+def origin_of_hugging_face(entry: Entry, folder: Path) -> dict[str, str]:
+    """Digests of a folder's files; raises UpstreamError for what s3prl overlooks: other models, weights left random."""
+    twin = huggingface.load(str(folder))
+    kind = getattr(getattr(getattr(twin, "model", None), "config", None), "model_type", None)
+    if kind != HUGGING_FACE[entry.family]:
+        raise UpstreamError(f"'{folder}' is no {HUGGING_FACE[entry.family]} model, but {kind}; write hf:{folder}")
+    return dict(twin.origin)
+
+
+def refuse_misfits(entry: Entry, contents: list[Any], arrivals: Arrivals, expert: nn.Module | None) -> None:
+    unused, derived = (patterns.get(entry.family, "^$") for patterns in (UNUSED, DERIVED))
+    missing = [name for name in arrivals.missing(expert) if not re.search(derived, name)]
+    surplus = [name for content in contents for name in arrivals.unused(content) if not re.search(unused, name)]
+    if expert is not None and missing:
+        missing = relevant(expert, missing)
+    faults = [("missing", missing), ("of no use", surplus), ("of another shape", arrivals.misshapen)]
+    told = "; ".join(f"{what}: {listed(names)}" for what, names in faults if names)
+    if told:
+        hint = HINTS.get(entry.family, "")
+        raise UpstreamError(f"weights of the checkpoint do not fit 's3prl:{entry.name}', {told}{hint}")
+
+
+def relevant(expert: nn.Module, names: list[str]) -> list[str]:
+    """Those of the expert's parameters that a hidden state depends on; all names where that cannot be told."""
+    floats = [(name, tensor) for name, tensor in expert.named_parameters() if tensor.is_floating_point()]
+    parameters = {name: tensor.requires_grad_() for name, tensor in floats if name in names}
+    with torch.enable_grad():
+        total = sum(state.sum() for state in hidden_states(expert, noise(1, 16_000)))
+    if not (isinstance(total, Tensor) and total.requires_grad and parameters):
+        return names
+    grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    idle = {name for name, grad in zip(parameters, grads, strict=True) if grad is None}
+    return [name for name in names if name not in idle]
+
+
+def refuse_not_finite(expert: nn.Module, reference: str) -> None:
+    broken = checkpoints.not_finite(expert.state_dict())
+    if broken:
+        raise UpstreamError(f"weights of '{reference}' are NaN or infinite: {listed(broken)}; download them again")
+
+
+def settled(expert: nn.Module) -> nn.Module:
+    """Without the checkpoint that some models keep beside their weights, memory of the last clip, and weight norms."""
+    for module in expert.modules():
+        vars(module).pop("all_states", None)
+        if hasattr(module, "keepHidden"):
+            module.keepHidden = False  # type: ignore[assignment]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the last bits of a norm depend on it
+    try:
+        for module in expert.modules():
+            if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
+                nn.utils.remove_weight_norm(module)
+        fold_weight_norm(expert)
+    finally:
+        torch.set_num_threads(threads)
+    return expert
+
+
+def redrawn(expert: nn.Module, name: str) -> nn.Module:
+    """The model with weights drawn as s3prl's own `randomize` draws them."""
+    if not any(True for _ in expert.parameters()):
+        raise UpstreamError(f"no random twin of 's3prl:{name}', which has no weights; drop '@random'")
+    from s3prl.nn.upstream import randomize_upstream
+
+    with torch.no_grad():
+        randomize_upstream(expert)
+    return expert
