@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 RANDOM = "@random"
 SEED = 0  # of every random twin
+LOWEST_RATE, HIGHEST_RATE = 4_000, 192_000  # Hz, that sound is recorded at
 FAMILIES = {  # modules whose `load(rest, random)` takes what follows the colon
     "hf": "upstreams.huggingface",
     "s3prl": "upstreams.s3prl",
@@ -129,10 +131,10 @@ def registered(name: str, random: bool) -> Upstream:
 def unknown(name: str, known: list[str]) -> str:
     if name.endswith(".py"):
         return f"no function in '{name}'; a reference to your own upstream is {name}:function"
-    if Path(name).is_dir() or (name.count("/") == 1 and ":" not in name):
+    if os.path.isdir(name) or (name.count("/") == 1 and ":" not in name):
         return f"no upstream '{name}'; a folder or hub id of a Hugging Face model is written hf:{name}"
     families = ", ".join(f"{each}:" for each in FAMILIES)
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return f"no upstream '{name}'; write before it which family the checkpoint is of: {families}"
     if ":" in name:
         return f"no family of upstreams in '{name}'; write a registered name, {families} or path/file.py:function"
@@ -156,6 +158,9 @@ def checked(upstream: Any, reference: str) -> Upstream:
         value = getattr(upstream, name, None)
         if not isinstance(value, int) or value < 1:
             raise failure(f"upstream '{reference}' has {name}={value!r}; set it to a whole number of at least 1")
+    if not LOWEST_RATE <= upstream.sample_rate <= HIGHEST_RATE or upstream.hop > upstream.sample_rate:
+        rate = f"{upstream.hop} samples at {upstream.sample_rate} Hz"
+        raise failure(f"upstream '{reference}' gives a frame every {rate}; rates are 4000 to 192000 Hz, hops up to 1 s")
     return upstream
 
 

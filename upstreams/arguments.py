@@ -21,7 +21,10 @@ def arguments_of(query: str, function: Callable[..., Any], name: str) -> dict[st
     A value that reads as a number or as true, false or null is one, unless the parameter is annotated as a string.
     Whether weights are random is no argument: `@random` says it.
     """
-    given = dict(split_argument(pair, name) for pair in query.split("&") if pair)
+    pairs = [split_argument(pair, name) for pair in query.split("&") if pair]
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise UpstreamError(f"an argument of '{name}' is given twice in '{query}'; leave one of them out")
     parameters = {key: each for key, each in inspect.signature(function).parameters.items() if key != "random"}
     kinds = [parameter.kind for parameter in parameters.values()]
     annotations = {key: parameter.annotation for key, parameter in parameters.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from upstreams import call, failure
 from upstreams.arguments import arguments_of
 from upstreams.base import Upstream, UpstreamError
 from upstreams.checkpoints import digest as digest_of
+from upstreams.checkpoints import digests
 
 OURS = ("upstreams", "downstreams", "benchmark")
 
@@ -25,17 +27,19 @@ def from_file(reference: str, random: bool) -> Upstream:
     """The upstream that a function in a file of the user's own returns: path/file.py:function?name=value&name=value."""
     name, _, query = reference.partition("?")
     path, _, function = name.rpartition(":")
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
+    typed = os.path.expanduser(path)
+    if not os.path.isfile(typed):
         raise failure(f"no file '{path}'; a reference to your own upstream is path/file.py:function")
+    file = Path(os.path.realpath(typed))
     with told(file), importable(file) as neighbours:
         builder = getattr(module_of(file), function, None)
         if not callable(builder):
             raise failure(f"no function '{function}' in '{path}'; a reference is path/file.py:function")
         arguments = arguments_of(query, builder, name)
         upstream = call(builder, name, random, arguments)
-    if hasattr(upstream, "state_dict"):
+    if isinstance(upstream, Upstream):
         upstream.source = code_digest(file, neighbours, arguments)
+        upstream.origin = {**upstream.origin, **digests([file, *files_of(arguments).values()])}
     return upstream
 
 
@@ -82,10 +86,17 @@ def code_digest(file: Path, neighbours: dict[str, Any], arguments: dict[str, Any
     digest = hashlib.sha256(file.read_bytes())
     for name, module in sorted(neighbours.items()):
         digest.update(name.encode() + hashlib.sha256(Path(module.__file__).read_bytes()).digest())
+    content = {name: digest_of(path) for name, path in files_of(arguments).items()}
     for name, value in sorted(arguments.items()):
-        given = Path(str(value)).expanduser()
-        digest.update(f"{name}={digest_of(given) if given.is_file() else value!r}".encode())
+        digest.update(f"{name}={content.get(name, repr(value))}".encode())
     return digest.hexdigest()
+
+
+def files_of(arguments: dict[str, Any]) -> dict[str, Path]:
+    """The files that arguments name."""
+    texts = {name: str(value) for name, value in arguments.items() if isinstance(value, (str, Path))}
+    paths = {name: Path(os.path.expanduser(text)) for name, text in texts.items()}
+    return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
 
 @contextmanager

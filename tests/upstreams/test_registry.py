@@ -188,7 +188,8 @@ def test_mistakes_in_ones_own_file_are_told_with_the_line(mine: str) -> None:
     assert told(f"{mine}:broken").startswith("error in your file mine.py, line 2: SystemExit")
     Path(mine).write_text("import torch\nimport there_is_no_such_module\n")
     assert told(f"{mine}:broken").startswith("error in your file mine.py, line 2: ModuleNotFoundError")
-    assert told("nowhere/mine.py:broken").startswith("no file 'nowhere/mine.py'")
+    for nowhere in ("nowhere/mine.py", "~nobody/mine.py", "x" * 5000 + ".py", "nul\0.py"):
+        assert told(f"{nowhere}:broken").startswith(f"no file '{nowhere}'")
 
 
 def test_a_function_takes_arguments_from_its_reference(mine: str, tmp_path: Path) -> None:
@@ -199,6 +200,7 @@ def test_a_function_takes_arguments_from_its_reference(mine: str, tmp_path: Path
     assert "did you mean 'layers'?" in told(f"{mine}:scaled?layer=3")
     assert "it takes: layers, ckpt, name, loud" in told(f"{mine}:scaled?zzz=3&layers=1")
     assert "is not of the form name=value" in told(f"{mine}:scaled?layers")
+    assert "is given twice" in told(f"{mine}:scaled?layers=1&layers=2")
 
 
 def test_arguments_are_part_of_the_fingerprint_and_files_count_by_their_content(mine: str, tmp_path: Path) -> None:
@@ -206,4 +208,5 @@ def test_arguments_are_part_of_the_fingerprint_and_files_count_by_their_content(
         (tmp_path / name).write_text(text)
     a, b, c = (fingerprint(create(f"{mine}:scaled?layers=1&ckpt={tmp_path}/{name}.pt")) for name in "abc")
     assert a == b != c
+    assert set(create(f"{mine}:scaled?layers=1&ckpt={tmp_path}/a.pt").origin) == {"mine.py", "a.pt"}
     assert fingerprint(create(f"{mine}:scaled?layers=1&name=x")) != fingerprint(create(f"{mine}:scaled?layers=1"))
