@@ -6,6 +6,7 @@ tensor is followed by identity from the file's content into the modules.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Arrivals:
     filled: dict[int, Tensor] = field(default_factory=dict)  # parameters and buffers that such a tensor went into
     absent: dict[str, Tensor] = field(default_factory=dict)  # parameters and buffers that a state dict had nothing for
     misshapen: list[str] = field(default_factory=list)
+    unlike: list[str] = field(default_factory=list)  # whole or complex numbers for real ones, or the other way round
 
     def note(self, module: nn.Module, state: dict[str, Any], prefix: str) -> None:
         for name, own in [*module.named_parameters(recurse=False), *persistent_buffers(module)]:
@@ -32,6 +34,8 @@ class Arrivals:
             self.taken[id(given)], self.filled[id(own)] = given, own
             if given.numel() != own.numel():
                 self.misshapen.append(prefix + name)
+            if (given.is_floating_point(), given.is_complex()) != (own.is_floating_point(), own.is_complex()):
+                self.unlike.append(prefix + name)
 
     def missing(self, model: nn.Module | None) -> list[str]:
         """Names of what a model has from no state dict; of all that was sought in vain where there is no model."""
@@ -47,7 +51,7 @@ class Arrivals:
         A dict of which nothing was taken is another's: an optimizer's state, or a head.
         """
         names = []
-        for state in dictionaries(content, set()):
+        for state in dictionaries(content):
             tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
             left = [name for name, value in tensors.items() if id(value) not in self.taken]
             names += left if len(left) < len(tensors) else []
@@ -59,15 +63,18 @@ def persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in module.named_buffers(recurse=False) if name not in fleeting]
 
 
-def dictionaries(content: Any, seen: set[int]) -> Iterator[dict[Any, Any]]:
-    """All dicts in nested dicts, lists and tuples, which may hold themselves."""
-    if not isinstance(content, (dict, list, tuple)) or id(content) in seen:
-        return
-    seen.add(id(content))
-    if isinstance(content, dict):
-        yield content
-    for value in content.values() if isinstance(content, dict) else content:
-        yield from dictionaries(value, seen)
+def dictionaries(content: Any) -> Iterator[dict[Any, Any]]:
+    """All dicts in nested dicts, namespaces, lists and tuples, which may hold themselves."""
+    rest, seen = [content], set()
+    while rest:
+        value = rest.pop()
+        value = vars(value) if isinstance(value, Namespace) else value
+        if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            yield value
+        rest += reversed(value.values() if isinstance(value, dict) else value)
 
 
 @contextmanager

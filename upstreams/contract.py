@@ -136,19 +136,23 @@ def batch_size(upstream: Upstream) -> str:
 
 
 def place(upstream: Upstream) -> str:
-    """A change of sound shows at its own time in at least one layer: deeper ones may spread it."""
+    """A change of sound shows at its own time in at least one layer: deeper ones may spread it.
+
+    Changes count by their mean, as one word that flips far off may change most of all in models of discrete words.
+    """
     seconds, spans = 4.0, ((0.6, 0.8), (3.2, 3.4))
     plain, *changed = encode(upstream, burst(upstream, seconds, *spans))
     if len(plain) < 8:
         return f"not tried: {plural(len(plain), 'frame')} for four seconds are too few"
-    changes = [(other - plain).square().sum(2) for other in changed]  # (T, L)
+    changes = [(other - plain).norm(dim=2) for other in changed]  # (T, L)
     require(all(bool(each.any()) for each in changes), "features stay the same when the sound changes; pass it on")
     every, window = upstream.hop / upstream.sample_rate, upstream.window / upstream.sample_rate
     slack = 0.5 + 2 * every + window  # some models look at up to a second around each frame
+    times = torch.arange(len(plain), device=plain.device) * every
     good = torch.ones(upstream.layers, dtype=torch.bool, device=plain.device)
     for (start, end), each in zip(spans, changes, strict=True):
-        peak = each.argmax(0) * every
-        good &= (start - slack <= peak) & (peak <= end + slack)
+        near = (start - slack <= times) & (times <= end + slack)
+        good &= each[near].mean(0) > each[~near].mean(0).nan_to_num()  # none are far where frames are few
     last = float(changes[1].argmax(0)[0]) * every
     require(
         bool(good.any()),

@@ -10,14 +10,13 @@ import inspect
 import io
 import re
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.weight_norm import WeightNorm
 
 from upstreams import checkpoints, huggingface, s3prl_bridge
 from upstreams.arguments import arguments_of
@@ -26,11 +25,13 @@ from upstreams.base import Upstream, UpstreamError
 from upstreams.huggingface import listed
 from upstreams.s3prl_bridge import Entry
 from upstreams.s3prl_encoder import S3prl, hidden_states, noise
+from upstreams.standins import printable
 from upstreams.waveform_encoders import fold_weight_norm
 
 warnings.filterwarnings("ignore", module=r"s3prl\.")  # its ways of calling torch are deprecated
 
 HUGGING_FACE = {"hf_hubert": "hubert", "hf_wav2vec2": "wav2vec2"}  # model_type by family
+FOLDERS = {"roberta": "vq-wav2vec_kmeans.pt and vq_wav2vec_kmeans_roberta.pt"}  # files of one reference by family
 NO_OPTIONS = ("ckpt", "refresh", "legacy", "fairseq", "hooks", "hook_postprocess")
 UNUSED = {  # of a family's checkpoints: heads of pre-training, or what is converted; all but the parts named here
     "byol_a": r"^(?!.*\bfc\.|.*\bfeatures\.)",
@@ -60,9 +61,10 @@ def load(rest: str, random: bool = False) -> Upstream:
     if entry.needs_checkpoint and checkpoint is None:
         raise UpstreamError(f"'s3prl:{name}' comes without weights; write s3prl:{name}@CHECKPOINT")
     options = arguments_of(query, signed(name), f"s3prl:{path}")
-    chosen = {key: Path(value) for key, value in options.items() if isinstance(value, str) and Path(value).is_file()}
-    expert, digests = built(entry, checkpoint, options, list(chosen.values()))
+    chosen = files_among(options)
+    options |= {key: str(path) for key, path in chosen.items()}
     with s3prl_bridge.told(f"'s3prl:{path}' does not run"):
+        expert, digests = built(entry, checkpoint, options, list(chosen.values()))
         expert = settled(redrawn(expert, name) if random else expert)
         refuse_not_finite(expert, f"s3prl:{path}")
         settings = {**options, **{key: path.name for key, path in chosen.items()}}
@@ -87,14 +89,25 @@ def known(name: str) -> Entry:
 
 def found(entry: Entry, given: str) -> Path:
     """The file or folder of a checkpoint; raises UpstreamError where there is none, or the entry wants none."""
-    path = Path(given).expanduser().absolute()
+    path, told = checkpoints.expanded(given).absolute(), printable(given)
     if not entry.needs_checkpoint and not entry.url:
-        raise UpstreamError(f"'s3prl:{entry.name}' has no weights to load; drop '@{given}'")
+        raise UpstreamError(f"'s3prl:{entry.name}' has no weights to load; drop '@{told}'")
     if entry.family in HUGGING_FACE and not path.is_dir():
-        raise UpstreamError(f"no folder '{given}'; give one written by save_pretrained, or write hf:{given}")
-    if not given or not path.exists():
-        raise UpstreamError(f"no file '{given}'; a reference is s3prl:{entry.name}@CHECKPOINT")
+        raise UpstreamError(f"no folder '{told}'; give one written by save_pretrained, or write hf:{told}")
+    if entry.family in FOLDERS and not path.is_dir():
+        raise UpstreamError(f"no folder '{told}'; give the folder that holds {FOLDERS[entry.family]}")
+    if not given or not (path.is_file() or (path.is_dir() and (entry.url or entry.family in HUGGING_FACE))):
+        raise UpstreamError(f"no file '{told}'; a reference is s3prl:{entry.name}@CHECKPOINT")
     return path
+
+
+def files_among(options: dict[str, Any]) -> dict[str, Path]:
+    """Options that name a file; raises UpstreamError for those that name a device, which may have no end."""
+    paths = {key: checkpoints.expanded(value) for key, value in options.items() if isinstance(value, str)}
+    for key, path in paths.items():
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UpstreamError(f"no file '{printable(str(path))}', which option '{key}' names; give a regular file")
+    return {key: path for key, path in paths.items() if path.is_file()}
 
 
 def signed(name: str) -> Callable[..., Any]:
@@ -118,31 +131,48 @@ def built(
 
     Raises UpstreamError where weights do not all arrive.
     """
-    of_hub = origin_of_hugging_face(entry, checkpoint) if checkpoint and entry.family in HUGGING_FACE else None
+    twin = hugging_face(entry, checkpoint) if checkpoint and entry.family in HUGGING_FACE else None
     first = [str(checkpoint)] if entry.needs_checkpoint else []
     contents: list[Any] = []
     with recorded() as arrivals:
         try:
-            with s3prl_bridge.opened(checkpoint) as opened, redirect_stderr(io.StringIO()):
+            with s3prl_bridge.opened(checkpoint) as opened, redirect_stderr(io.StringIO()), standing_for_itself(twin):
                 contents, files = opened.loaded, opened.files
                 expert = getattr(s3prl_bridge.hub(), entry.name)(*first, **options).eval().float()
         except UpstreamError:
             refuse_misfits(entry, contents, arrivals, None)  # names them, where that is what went wrong
             raise
-    if of_hub is not None:
-        return expert, of_hub
+    if twin is not None:
+        return expert, dict(twin.origin)
     refuse_misfits(entry, contents, arrivals, expert)
     more += [checkpoint] if checkpoint and checkpoint.is_file() else []
     return expert, checkpoints.digests([*files.values(), *more])
 
 
-def origin_of_hugging_face(entry: Entry, folder: Path) -> dict[str, str]:
-    """Digests of a folder's files; raises UpstreamError for what s3prl overlooks: other models, weights left random."""
+def hugging_face(entry: Entry, folder: Path) -> Upstream:
+    """A folder's model; raises UpstreamError for what s3prl overlooks: other models, weights left random."""
     twin = huggingface.load(str(folder))
     kind = getattr(getattr(getattr(twin, "model", None), "config", None), "model_type", None)
     if kind != HUGGING_FACE[entry.family]:
         raise UpstreamError(f"'{folder}' is no {HUGGING_FACE[entry.family]} model, but {kind}; write hf:{folder}")
-    return dict(twin.origin)
+    return twin
+
+
+@contextmanager
+def standing_for_itself(twin: Upstream | None) -> Iterator[None]:
+    """Within it, `from_pretrained` of a model's class gives that model.
+
+    Of itself it would go by the folder's config.json, which may name code on the hub to compute attention with.
+    """
+    if twin is None:
+        yield
+        return
+    kind: Any = type(twin.model)
+    kind.from_pretrained = lambda *_, **__: twin.model
+    try:
+        yield
+    finally:
+        del kind.from_pretrained
 
 
 def refuse_misfits(entry: Entry, contents: list[Any], arrivals: Arrivals, expert: nn.Module | None) -> None:
@@ -152,6 +182,7 @@ def refuse_misfits(entry: Entry, contents: list[Any], arrivals: Arrivals, expert
     if expert is not None and missing:
         missing = relevant(expert, missing)
     faults = [("missing", missing), ("of no use", surplus), ("of another shape", arrivals.misshapen)]
+    faults.append(("of another kind of numbers", arrivals.unlike))
     told = "; ".join(f"{what}: {listed(names)}" for what, names in faults if names)
     if told:
         hint = HINTS.get(entry.family, "")
@@ -183,15 +214,7 @@ def settled(expert: nn.Module) -> nn.Module:
         vars(module).pop("all_states", None)
         if hasattr(module, "keepHidden"):
             module.keepHidden = False  # type: ignore[assignment]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the last bits of a norm depend on it
-    try:
-        for module in expert.modules():
-            if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
-                nn.utils.remove_weight_norm(module)
-        fold_weight_norm(expert)
-    finally:
-        torch.set_num_threads(threads)
+    fold_weight_norm(expert)
     return expert
 
 

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import io
 import logging
+import random
 import re
 import runpy
 import sys
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from upstreams import checkpoints, torchaudio_guard
 from upstreams.base import UpstreamError
+from upstreams.construction import Allowance, counted
 from upstreams.hub import reachable
 from upstreams.s3prl_entries import Entry as Entry
 from upstreams.s3prl_entries import entries as entries
@@ -47,6 +49,12 @@ class Opened:
     files: dict[str, Path] = field(default_factory=dict)  # by name
     loaded: list[Any] = field(default_factory=list)  # torch checkpoints, in the order they were opened
     refusals: list[UpstreamError] = field(default_factory=list)
+    allowance: Allowance = field(default_factory=Allowance)
+
+    def spend(self, elements: int) -> None:
+        """As that of the allowance, but s3prl cannot catch it for good."""
+        with remembered():
+            self.allowance.spend(elements)
 
 
 _opened: list[Opened] = []
@@ -56,6 +64,7 @@ _opened: list[Opened] = []
 def hub() -> ModuleType:
     """`s3prl.hub`, which has a builder by the name of every entry; raises UpstreamError where it cannot be imported."""
     torchaudio_guard.guard()
+    paths = list(sys.path)
     with told("s3prl cannot be imported"), quiet(), torchaudio_guard.before_2_9():
         download = importlib.import_module("s3prl.util.download")
         original = vars(download)["_urls_to_filepaths"]
@@ -65,6 +74,7 @@ def hub() -> ModuleType:
         for name, each in list(sys.modules.items()):
             if name.startswith(("s3prl.upstream.", "s3prl.downstream.")):
                 tame(name, each, original, find)
+    sys.path[:] = paths  # as setuptools adds its own when pkg_resources is imported
     return module
 
 
@@ -86,6 +96,8 @@ def tame(name: str, module: ModuleType, original: Callable[..., Any], find: Call
 @cache
 def sinusoids(size: int) -> Tensor:
     """Positions of TERA and its kin, (24000, size): s3prl's table, which takes it 10 s to fill number by number."""
+    if _opened:
+        _opened[-1].spend(8 * 24_000 * size)  # in numbers of 4 bytes, with those on the way
     columns = np.arange(size)
     angles = np.arange(24_000)[:, None] / np.power(10_000, 2 * (columns // 2) / size)
     return torch.from_numpy(np.where(columns % 2, np.cos(angles), np.sin(angles)).astype(np.float32))
@@ -106,8 +118,15 @@ def evaluate(text: str) -> Any:
     wanted = KALDI.fullmatch(text) if isinstance(text, str) else None
     if wanted:
         return getattr(importlib.import_module("torchaudio.compliance.kaldi"), wanted.group(1))
-    try:
+    with remembered():
         return checkpoints.literal(text)
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Remembers what is raised within."""
+    try:
+        yield
     except UpstreamError as error:
         raise refused(error) from error
 
@@ -173,9 +192,17 @@ def opened(checkpoint: Path | None) -> Iterator[Opened]:
     _opened.append(now)
     place = f"s3prl cannot build it from '{checkpoint}'" if checkpoint else "s3prl cannot build it"
     try:
-        with told(place, now), quiet(), torchaudio_guard.before_2_9(), checkpoints.only_safe(), reading(now):
+        with (
+            told(place, now),
+            quiet(),
+            generators_kept(),
+            torchaudio_guard.before_2_9(),
+            checkpoints.only_safe(),
+            reading(now),
+        ):
             import_timm()
-            yield now
+            with counted(now.spend):
+                yield now
             if now.refusals:  # which s3prl caught, to go on without
                 raise now.refusals[0]
     finally:
@@ -190,10 +217,9 @@ def reading(now: Opened) -> Iterator[None]:
     load, offline, optimizers = torch.load, constants.HF_HUB_OFFLINE, sys.modules.get("optimizers")
 
     def recorded(file: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
+        with remembered():
             content = load(file, *args, **kwargs)
-        except UpstreamError as error:
-            raise refused(error) from error
+            now.allowance.add(content)
         if isinstance(file, (str, Path)) and Path(file) not in now.files.values():
             now.files[Path(file).name] = Path(file)
         now.loaded.append(content)
@@ -246,6 +272,17 @@ def explained(error: BaseException) -> str:
         return f"{kind}: {checkpoints.one_line(error)}"
     lines = traceback.extract_tb(error.__traceback__)
     return f"{kind} at `{lines[-1].line}`" if lines else kind
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Leaves the generators of Python and numpy as they are; s3prl draws from them even where nothing is dropped."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
 
 
 @contextmanager

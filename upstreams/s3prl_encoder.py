@@ -8,15 +8,21 @@ a clip in windows whose frames do not fill their last hop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import metadata
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from upstreams.base import Features, Upstream, UpstreamError, by_length
+from upstreams.s3prl_bridge import generators_kept
 from upstreams.trial import difference
 
 SHORTEST = 800  # samples; s3prl extends shorter clips
+COSTLY = (F.linear, F.conv1d, F.conv2d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm)
 EXACT = 1e-4  # relative to a layer's largest value, as the contract has it
 
 
@@ -33,11 +39,17 @@ class S3prl(Upstream):
         self.expert, self.identity = expert.eval(), identity
         rates = expert.get_downsample_rates("hidden_states")  # type: ignore[operator]
         declared = int(rates if isinstance(rates, int) else min(rates))
+        if not 1 <= declared <= 10 * 16_000:
+            raise UpstreamError(f"its hop is said to be {declared} samples, where 1 to 160000 make sense")
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self.shortest, states = first_states(expert)
             self.repeats, self.layers, self.dim = repeats(states), len(states), width(states)
-            self.hop, self.window = pace(self.count, declared, self.shortest)
-            self.together = self.exact_together()
+            alone = self.joined(states)
+            count = self.blank_count if self.blank_count(16_000) == alone.shape[1] else self.count
+            self.hop, self.window = pace(cache(count), declared, self.shortest)
+            if not alone.isfinite().all():
+                raise UpstreamError("it makes NaN or infinity of noise; look at its configuration")
+            self.together = self.exact_together(alone[0])
 
     def settings(self) -> dict[str, object]:
         return {**self.identity, "s3prl": metadata.version("s3prl"), "shortest": self.shortest}
@@ -55,7 +67,9 @@ class S3prl(Upstream):
 
     def stacked(self, clips: Tensor) -> Tensor:
         """All the frames that the model gives clips (N, S), as (N, T, L, D)."""
-        states = hidden_states(self.expert, clips)
+        return self.joined(hidden_states(self.expert, clips))
+
+    def joined(self, states: Sequence[Tensor]) -> Tensor:
         finest = [
             state.repeat_interleave(n, 1) if n > 1 else state for state, n in zip(states, self.repeats, strict=True)
         ]
@@ -65,10 +79,29 @@ class S3prl(Upstream):
     def count(self, samples: int) -> int:
         return self.stacked(noise(1, samples)).shape[1]
 
-    def exact_together(self) -> bool:
-        """Whether clips of the same length do not change one another."""
-        clips = noise(2, max(8_000, self.shortest))
-        return difference(self.stacked(clips)[1], self.stacked(clips[1:])[0]) <= EXACT
+    def blank_count(self, samples: int) -> int:
+        with Blank():
+            return self.count(samples)
+
+    def exact_together(self, alone: Tensor) -> bool:
+        """Whether clips of the same length do not change one another; alone: what one second of noise gives."""
+        clip = noise(1, 16_000)
+        return difference(self.stacked(torch.cat([clip, 2 * clip.flip(1)]))[0], alone) <= EXACT
+
+
+class Blank(TorchFunctionMode):
+    """Within it products and convolutions give zeros, at next to no cost, as there are as many frames of anything."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in COSTLY:
+            return func(*args, **(kwargs or {}))
+        like = next(each for each in (*args, *(kwargs or {}).values()) if isinstance(each, Tensor))
+        return torch.zeros(func(*map(shape, args), **{k: shape(v) for k, v in (kwargs or {}).items()}).shape).to(like)
+
+
+def shape(value: Any) -> Any:
+    """A tensor without its content, which nothing can be computed of but shapes."""
+    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def noise(clips: int, samples: int) -> Tensor:
@@ -77,7 +110,8 @@ def noise(clips: int, samples: int) -> Tensor:
 
 
 def hidden_states(expert: nn.Module, clips: Tensor) -> list[Tensor]:
-    return list(expert(list(clips))["hidden_states"])
+    with generators_kept():
+        return list(expert(list(clips))["hidden_states"])
 
 
 def first_states(expert: nn.Module) -> tuple[int, list[Tensor]]:
@@ -85,7 +119,9 @@ def first_states(expert: nn.Module) -> tuple[int, list[Tensor]]:
     states = hidden_states(expert, noise(1, 16_000))
     for samples in (SHORTEST, 1_600, 3_200, 6_400):
         try:
-            if min(state.shape[1] for state in hidden_states(expert, noise(1, samples))) > 0:
+            with Blank():
+                shorter = hidden_states(expert, noise(1, samples))
+            if min(state.shape[1] for state in shorter) > 0:
                 return samples, states
         except (RuntimeError, ValueError, AssertionError, IndexError):  # what models raise for want of a frame
             continue
@@ -119,20 +155,33 @@ def pace(count: Callable[[int], int], declared: int, shortest: int) -> tuple[int
     strides of its convolutions are.
     """
 
-    def fits(hop: int, window: int) -> bool:
+    def agreed(hop: int, window: int) -> list[bool]:
+        """Whether another frame begins where it should, at rising lengths up to the first misfit."""
         least = (shortest - window) // hop + 1
-        frames = {max(round(seconds * 16_000 / hop), least, 1) for seconds in (0.1, 0.6, 2.1)}
-        return all(count(window + k * hop - 1) == k and count(window + k * hop) == k + 1 for k in sorted(frames))
+        frames = sorted({max(round(seconds * 16_000 / hop), least, 1) for seconds in (0.1, 0.6, 2.1)})
+        found = [True]
+        while found[-1] and frames:
+            k = frames.pop(0)
+            found.append(count(window + k * hop - 1) == k and count(window + k * hop) == k + 1)
+        return found[1:]
 
-    usual = next((window for window in (400, 1) if fits(declared, window)), None)
-    if usual:
-        return declared, usual
+    for window in (400, 1):
+        found = agreed(declared, window)
+        if all(found):
+            return declared, window
+        if len(found) > 2:  # two frames begin where they should, so no other pace fits either
+            return in_windows(count, declared)
     start = max(4_000, shortest)
     first = next_frame(count, start, declared)
     hop = next_frame(count, first, declared) - first
     window = first - count(start) * hop
-    if fits(hop, window):
+    if all(agreed(hop, window)):
         return hop, max(window, 1)
+    return in_windows(count, declared)
+
+
+def in_windows(count: Callable[[int], int], declared: int) -> tuple[int, int]:
+    """Hop and window of frames that come at no one pace; raises UpstreamError where they are not about as declared."""
     if not declared / 1.5 < 16_000 / count(16_000) < declared * 1.5:
         raise UpstreamError(f"it gives {count(16_000)} frames for one second, where its hop is said to be {declared}")
     return declared, 1
@@ -141,8 +190,10 @@ def pace(count: Callable[[int], int], declared: int, shortest: int) -> tuple[int
 def next_frame(count: Callable[[int], int], start: int, guess: int) -> int:
     """The first length over `start` that has more frames, in samples; guess: about how far that is."""
     before, low, high = count(start), start, start + guess
+    if count(high) > before and count(high - 1) == before:
+        return high
     while count(high) == before and high < 16_000 * 12:
-        low, high = high, high + guess
+        low, high = high, 3 * high - 2 * low
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle) == before else (low, middle)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,20 @@ def test_arrivals_follow_tensors_not_names_or_values() -> None:
     extra["itself"] = extra  # as pickles may
     assert arrivals.unused(extra) == ["weight_old"]
     assert arrivals.unused({"optimizer": {"weight": state["weight"].clone()}}) == []
+
+
+def test_numbers_of_another_kind_are_named() -> None:
+    model = nn.BatchNorm1d(2)
+    state = model.state_dict() | {"weight": torch.ones(2, dtype=torch.int32), "bias": torch.ones(2) + 1j}
+    with recorded() as arrivals, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.load_state_dict(state | {"running_mean": torch.ones(2, dtype=torch.bool)})
+    assert arrivals.unlike == ["weight", "bias", "running_mean"]
+    with recorded() as arrivals:
+        model.load_state_dict(
+            {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+        )
+    assert arrivals.unlike == []
 
 
 class Headed(nn.Linear):

@@ -337,6 +337,30 @@ def test_layers_that_are_equal_to_one_another_are_told_of() -> None:
     assert "layers 1 and 2 are equal" in found["layers"]
 
 
+class Words(Good):
+    """Each layer one of two words per frame: of the frames of a changed sound few flip, and one far off, further."""
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        frames, counts = super().forward(waveforms, lengths)
+        loudness = nn.functional.pad(waveforms.nan_to_num(), (0, 320))[:, : frames.shape[1] * 320].unflatten(
+            1, (-1, 320)
+        )
+        words = (loudness.sum(2) > 1.5).float()  # (B, T)
+        words[:, :1] += 5 * (words.sum(1, keepdim=True) % 2)
+        return Features(words[:, :, None, None].expand(-1, -1, 2, 3) + 1e-3 * frames, counts)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_word_that_flips_far_off_is_no_fault_and_time_turned_round_is_one(turned: bool) -> None:
+    torch.manual_seed(0)
+    upstream = Words().eval()
+    if turned:
+        straight = upstream.forward
+        upstream.forward = lambda *given: Features(straight(*given).frames.flip(1), straight(*given).lengths)  # type: ignore
+    found = {each.name: each for each in check(upstream)}["time"]
+    assert found.ok != turned, found
+
+
 def test_the_twelve_edges_are_where_another_frame_begins() -> None:
     for hop, window in ((320, 400), (320, 320), (160, 1), (15_360, 15_360)):
         upstream = Good()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.upstreams import s3prl_speech
+from tests.upstreams import s3prl_spectral, s3prl_speech
 from tests.upstreams.s3prl_speech import CHECKPOINTS, encoded, sound
 from upstreams import create, s3prl_bridge
 from upstreams.base import Upstream, UpstreamError, fingerprint
@@ -218,6 +221,53 @@ def test_weights_that_are_not_numbers_are_refused(checkpoint: Callable[[str], Pa
         create(f"s3prl:wavlm_local@{path}")
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.complex64, torch.bool])
+def test_weights_that_are_no_real_numbers_are_named(
+    kind: torch.dtype, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def whole(state: dict[str, Any]) -> None:
+        state["model_weight"]["layer_norm.weight"] = state["model_weight"]["layer_norm.weight"].to(kind)
+
+    path = altered(checkpoint("hubert_local"), tmp_path / "whole.pt", whole)
+    with pytest.raises(UpstreamError, match=r"of another kind of numbers: layer_norm\.weight"):
+        create(f"s3prl:hubert_local@{path}")
+
+
+HUGE = [
+    ("hubert_local", "hubert_local", ("model_cfg", "encoder_layers"), 10**7),
+    ("wav2vec2_local", "wav2vec2_local", ("model_cfg", "encoder_embed_dim"), 10**6),
+    ("wavlm_local", "wavlm_local", ("cfg", "encoder_layers"), 10**7),
+    ("data2vec", "data2vec", ("model_cfg", "pos_conv_depth"), 10**7),
+    ("distilhubert", "distilhubert", ("Config", "distiller", "encoder_ffn_embed_dim"), 10**8),
+    ("multires_hubert_local", "multires_hubert_local", ("task_cfg", "label_rate_ratios"), [10**6, 2]),
+    ("cpc_local", "modified_cpc", ("config", "nLevelsGRU"), 10**6),
+    ("tera_local", "tera", ("Config", "transformer", "num_hidden_layers"), 10**7),
+    ("tera_local", "tera", ("Config", "transformer", "hidden_size"), 10**6),
+    ("tera_local", "tera", ("Config", "audio", "input", "delta"), 10**7),
+    ("apc_local", "apc", ("config", "model", "paras", "num_layers"), 10**7),
+    ("apc_local", "vq_apc", ("config", "model", "paras", "vq", "codebook_size"), [10**9]),
+    ("npc_local", "npc", ("config", "model", "paras", "n_blocks"), 10**7),
+    ("mae_ast_local", "mae_ast", ("cfg", "model", "encoder_layers"), 10**7),
+    ("mae_ast_local", "mae_ast", ("cfg", "model", "ast_kernel_stride_time"), 10**7),
+]
+
+
+@pytest.mark.parametrize(("entry", "family", "keys", "value"), HUGE)
+def test_a_configuration_of_a_huge_model_is_refused_at_once(
+    entry: str, family: str, keys: tuple[str, ...], value: Any, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def enlarge(state: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            state = state[key]
+        state[keys[-1]] = value
+
+    path = checkpoint(family) if family in CHECKPOINTS else getattr(s3prl_spectral, family)(tmp_path / "model.pt")
+    start = time.monotonic()
+    with pytest.raises(UpstreamError, match=r"larger model|its configuration says|hop is said|allocate memory"):
+        create(f"s3prl:{entry}@{altered(path, tmp_path / 'huge.pt', enlarge)}")
+    assert time.monotonic() - start < 5
+
+
 def test_an_optimizers_state_is_left_out_and_not_kept(upstream: Callable[[str], Any]) -> None:
     distiller = upstream("distilhubert")
     assert all("all_states" not in vars(module) for module in distiller.modules())
@@ -234,7 +284,48 @@ def test_a_folder_without_preprocessing_or_of_another_model_is_refused(
         create(f"s3prl:hf_hubert_custom@{bare}")
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
+def test_a_folder_cannot_have_code_fetched_to_compute_attention_with(
+    key: str, upstream: Callable[[str], Any], checkpoint: Callable[[str], Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from transformers import HubertModel
+    from transformers.integrations import hub_kernels
+
+    asked: list[Any] = []
+    for name in ("load_and_register_attn_kernel", "get_kernel"):
+        monkeypatch.setattr(hub_kernels, name, lambda *given, **_: asked.append(given), raising=False)
+    folder = shutil.copytree(checkpoint("hf_hubert_custom"), tmp_path / "evil")
+    config = json.loads((folder / "config.json").read_text())
+    more = {key: "evil/kernel@main", "use_kernels": True, "auto_map": {"AutoModel": "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(config | more))
+    ours, clip = create(f"s3prl:hf_hubert_custom@{folder}"), sound(8_000)
+    assert ours.get_submodule("expert.model").config._attn_implementation in ("sdpa", "eager")
+    assert torch.equal(encoded(ours, clip), encoded(upstream("hf_hubert_custom"), clip))
+    assert not asked
+    assert "from_pretrained" not in vars(HubertModel)
+
+
 # References
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["hubert_local@{}", "hubert@{}", "hubert_local@/dev/zero", "hubert_local@/", "discretebert@{}", "baseline_local@{}",
+     "hf_hubert_custom@{}", "distiller_local@{file}?model_config={}"],
+)  # fmt: skip
+def test_what_is_no_file_is_refused_before_it_is_read(
+    reference: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UpstreamError, match=r"^no (file|folder) '"):
+        create("s3prl:" + reference.format(tmp_path / "pipe", file=checkpoint("distilhubert")))
+
+
+def test_one_of_several_files_is_refused_for_their_folder(checkpoint: Callable[[str], Path]) -> None:
+    for path in checkpoint("discretebert").iterdir():
+        with pytest.raises(UpstreamError, match=r"give the folder that holds vq-wav2vec_kmeans\.pt and vq_"):
+            create(f"s3prl:discretebert@{path}")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -271,12 +272,14 @@ def test_a_cause_that_s3prl_hides_is_told(tmp_path: Path) -> None:
 
 def test_building_leaves_the_process_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = s3prl_spectral.tera(tmp_path / "tera.pt")
+    modules_as_made, drawn = dict(vars(torch.nn.Module)), np.random.get_state()[1].tolist()
     before = torch.load, list(logging.root.handlers), logging.root.manager.disable
     files, modules = sorted(tmp_path.iterdir()), set(sys.modules)
     build("tera_local", path, str(path))
     with pytest.raises(UpstreamError):
         build("apc_local", path, str(path))
     assert before == (torch.load, list(logging.root.handlers), logging.root.manager.disable)
+    assert (dict(vars(torch.nn.Module)), np.random.get_state()[1].tolist()) == (modules_as_made, drawn)
     assert sorted(tmp_path.iterdir()) == files
     assert not {"optimizers", "torchvision", "timm.data", "torch._six"} & (set(sys.modules) - modules)
     assert capfd.readouterr() == ("", "")
@@ -296,9 +299,10 @@ from upstreams.torchaudio_guard import guard
 guard()
 import torch, torchaudio, sys
 before = {name: id(value) for name, value in vars(torchaudio).items()}
+paths = list(sys.path)
 from upstreams import s3prl_bridge
 hub = s3prl_bridge.hub()
-assert hub is s3prl_bridge.hub()
+assert hub is s3prl_bridge.hub() and sys.path == paths
 after = {name: id(value) for name, value in vars(torchaudio).items()}
 assert all(after[name] == before[name] for name in before)
 assert not hasattr(torchaudio, "set_audio_backend") and "torchaudio.sox_effects" not in sys.modules

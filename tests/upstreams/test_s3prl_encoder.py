@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,6 +86,75 @@ def test_models_that_see_a_clip_in_windows_have_their_last_frame_repeated_as_in_
     assert (upstream.window, len(frames)) == (1, 20)
     assert torch.equal(frames[18:], frames[17:18].expand(2, -1, -1))
     assert not torch.equal(frames[16], frames[17])
+
+
+class Costly(Fake):
+    """A matrix is multiplied with every second of a clip, and half of its frames are dropped where they are loud."""
+
+    def __init__(self, drops: bool) -> None:
+        super().__init__((160,), (3,))
+        self.matrix, self.drops, self.seen = torch.ones(3, 3), drops, 0
+
+    def layer(self, clips: Tensor, hop: int, width: int) -> Tensor:
+        frames = super().layer(clips, hop, width) @ self.matrix
+        self.seen += bool(frames.any()) * frames.shape[1]
+        return frames[:, ::2] if self.drops and not frames.any() else frames
+
+
+def test_frames_are_counted_without_computing_them_unless_that_changes_how_many_there_are() -> None:
+    usual, odd = Costly(drops=False), Costly(drops=True)
+    assert S3prl(usual, {}).window == S3prl(odd, {}).window == 400
+    assert odd.seen > 2 * usual.seen
+
+
+def test_models_that_see_a_clip_in_windows_are_not_asked_often() -> None:
+    for hop, window in ((1_600, 1), (320, 400)):
+        expert, asked = (InWindows if window == 1 else Fake)((hop,), (3,)), []
+        expert.register_forward_hook(lambda *_, asked=asked: asked.append(None))
+        assert (S3prl(expert, {}).window, len(asked) <= 12) == (window, True)
+
+
+class Windy(Fake):
+    """At first it keeps its pace, then it gives no more frames."""
+
+    def layer(self, clips: Tensor, hop: int, width: int) -> Tensor:
+        return super().layer(clips[:, :24_000], hop, width)
+
+
+def test_a_model_that_keeps_its_pace_for_a_while_only_is_not_taken_for_one_of_another_pace() -> None:
+    upstream = S3prl(Windy((160,), (3,)), {})
+    assert (upstream.hop, upstream.window) == (160, 1)
+
+
+class Broken(Fake):
+    def layer(self, clips: Tensor, hop: int, width: int) -> Tensor:
+        return super().layer(clips, hop, width) / 0.0
+
+
+def test_a_model_that_makes_nothing_finite_of_noise_is_refused() -> None:
+    with pytest.raises(UpstreamError, match="NaN or infinity of noise"):
+        S3prl(Broken((160,), (3,)), {})
+
+
+class Sparse(Fake):
+    def get_downsample_rates(self, key: str) -> list[int]:
+        return [10**7]
+
+
+def test_a_hop_of_minutes_is_refused_before_it_is_tried() -> None:
+    with pytest.raises(UpstreamError, match="its hop is said to be 10000000"):
+        S3prl(Sparse((160,), (3,)), {})
+
+
+class Random(Fake):
+    def layer(self, clips: Tensor, hop: int, width: int) -> Tensor:
+        return super().layer(clips, hop, width) + 0 * (random.random() + np.random.rand())
+
+
+def test_a_model_draws_from_nobody_elses_generators() -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    encoded(S3prl(Random((160,), (3,)), {}), sound(8_000))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
 def test_a_pace_far_from_what_a_model_says_is_refused() -> None:
