@@ -58,9 +58,9 @@ def files(name: str) -> list[Path]:
     plain, _, query = rest.partition("?") if family == "s3prl" else (rest, "", "")
     named = plain.partition("@")[2] if family == "s3prl" else plain
     values = [unquote(pair.partition("=")[2]) for pair in query.split("&")]
-    paths = [Path(text).expanduser() for text in (named, *values) if text]
-    found = [each for path in paths for each in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    return [path for path in found if path.is_file()]
+    paths = [Path(os.path.expanduser(text)) for text in (named, *values) if text]
+    found = [each for path in paths for each in (sorted(path.rglob("*")) if os.path.isdir(path) else [path])]
+    return [path for path in found if os.path.isfile(path)]
 
 
 def cost_of(card: Card, setup: Setup) -> dict[str, int | float | None]:

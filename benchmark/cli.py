@@ -298,9 +298,14 @@ def _setup(
     from benchmark.plan import Setup
 
     return Setup(
-        home.expanduser().resolve(), results.expanduser(), tuple(sorted(_pairs(data).items())), _device(device),
+        _expanded(home).resolve(), _expanded(results), tuple(sorted(_pairs(data).items())), _device(device),
         _precision(precision), budget, limit, skip_bad,
     )  # fmt: skip
+
+
+def _expanded(path: Path) -> Path:
+    """With the home folder that a leading ~ stands for, or as it is where there is none."""
+    return Path(os.path.expanduser(path))
 
 
 def _pairs(data: list[str] | None) -> dict[str, str]:

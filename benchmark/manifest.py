@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache, partial
@@ -59,7 +60,7 @@ def find(name: str, data: dict[str, str]) -> Corpus:
 def root_of(corpus: Corpus, home: Path, data: dict[str, str]) -> Path:
     """Where its audio lies: the folder given, or under the home folder for a corpus that is made here."""
     if corpus.name in data:
-        path = Path(data[corpus.name]).expanduser().resolve()
+        path = Path(os.path.expanduser(data[corpus.name])).resolve()
         if not path.exists():
             raise UserError(
                 f"--data {corpus.name}={data[corpus.name]}: there is no such folder or file; correct the path"

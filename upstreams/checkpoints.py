@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,16 @@ from torch import Tensor
 
 from upstreams.base import UpstreamError
 from upstreams.literals import literal as literal
+from upstreams.loading import expanded as expanded
 from upstreams.loading import load as load
 from upstreams.loading import one_line as one_line
 from upstreams.loading import opened
 from upstreams.only_safe import only_safe as only_safe
-from upstreams.standins import printable
+from upstreams.standins import listed, printable
 
 State = dict[str, Tensor]
+LONGEST = 255  # letters of a file's name
+COUNTERS = ("num_batches_tracked", "position_ids")  # the whole numbers among weights
 
 
 def read(path: str | Path) -> State:
@@ -47,7 +50,7 @@ def parts(index: Path) -> list[str]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UpstreamError(f"'{index}' is not an index of checkpoint files; download it again") from error
     for name in names:
-        if Path(name).name != name or name.endswith(".index.json"):
+        if Path(name).name != name or name.endswith(".index.json") or not name.isprintable() or len(name) > LONGEST:
             raise UpstreamError(
                 f"'{index}' names the file '{printable(name)}', which is not beside it; put them in one folder"
             )
@@ -63,6 +66,37 @@ def tensors_only(state: Any, path: Path) -> State:
     if not tensors:
         raise UpstreamError(f"checkpoint '{path}' holds no weights by name; save a model's state_dict()")
     return tensors
+
+
+def renamed(state: State, name: Callable[[str], str], reference: str) -> State:
+    """The same weights by other names; raises UpstreamError where two would have the same one."""
+    keys: dict[str, list[str]] = {}
+    for key in state:
+        keys.setdefault(name(key), []).append(key)
+    twice = [" and ".join(same) for same in keys.values() if len(same) > 1]
+    if twice:
+        raise UpstreamError(f"'{reference}' holds the same weights twice: {listed(twice)}; save them once")
+    return {new: state[old] for new, (old,) in keys.items()}
+
+
+def refuse_unusable(state: State, reference: str) -> None:
+    """Raise UpstreamError for weights that are no floating-point numbers, or not finite, by their names."""
+    strange = not_floats(state)
+    if strange:
+        told = f"'{reference}' holds no floating-point numbers at {listed(strange)}"
+        raise UpstreamError(f"{told}; save the state_dict() of the model alone, as it was trained")
+    broken = not_finite(state)
+    if broken:
+        raise UpstreamError(f"weights of '{reference}' are not finite: {listed(broken)}; download them again")
+
+
+def not_floats(state: dict[str, Any]) -> list[str]:
+    """Names of what is no tensor, or none of floating-point numbers though it is no counter."""
+
+    def good(name: str, tensor: Any) -> bool:
+        return isinstance(tensor, Tensor) and (tensor.is_floating_point() or name.endswith(COUNTERS))
+
+    return [name for name, tensor in state.items() if not good(name, tensor)]
 
 
 def not_finite(state: State) -> list[str]:

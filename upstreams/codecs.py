@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from upstreams.base import Features, Upstream, UpstreamError, by_length
+from upstreams.standins import shown
 from upstreams.waveform_encoders import fold_weight_norm, recorded
 
 # What of a configuration changes features without being a weight's shape.
@@ -100,7 +101,7 @@ def wrapped(model: Any, front_end: dict[str, Any]) -> Upstream:
     for key, value in (("sampling_rate", config.sampling_rate), ("feature_size", config.audio_channels)):
         if front_end.get(key) != value:
             raise UpstreamError(
-                f"preprocessor_config.json gives {key} {front_end.get(key)!r}, but config.json makes it {value}; "
+                f"preprocessor_config.json gives {key} {shown(front_end.get(key))}, but config.json makes it {value}; "
                 "copy both from where the model was published"
             )
     return (Mimi if config.model_type == "mimi" else Encodec)(model, config.sampling_rate)
@@ -110,6 +111,6 @@ def refuse_chunks(config: Any, front_end: dict[str, Any]) -> None:
     chunk = getattr(config, "chunk_length_s", None) or front_end.get("chunk_length_s")
     if chunk:
         raise UpstreamError(
-            f"the model encodes overlapping chunks of {chunk} s one by one, so its frames do not come at a constant "
-            "rate; use one without chunks, such as facebook/encodec_24khz"
+            f"the model encodes overlapping chunks of {shown(chunk)} s one by one, so its frames do not come at a "
+            "constant rate; use one without chunks, such as facebook/encodec_24khz"
         )

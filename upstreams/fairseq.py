@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from upstreams import checkpoints
+from upstreams import HIGHEST_RATE, LOWEST_RATE, checkpoints
 from upstreams.base import Upstream, UpstreamError
-from upstreams.fairseq_keys import CHOICES, COUNTER, DEFAULTS, FIRST, NESTED, OTHERS, UNUSED, fairseq_name, spelled
-from upstreams.huggingface import in_single, listed, model_class, quiet
+from upstreams.fairseq_keys import CHOICES, DEFAULTS, FIRST, NESTED, OTHERS, UNUSED, fairseq_name, spelled
+from upstreams.huggingface import in_single, model_class, quiet
+from upstreams.standins import listed, shown
 from upstreams.waveform_encoders import WaveformEncoder
 
 MOST_CONVOLUTIONS = 64  # a few characters of an option could ask for thousands
@@ -44,7 +44,7 @@ def load(rest: str, random: bool = False) -> Upstream:
 
     Raises UpstreamError where the file is missing, broken, not in this format, or of a model that is not known here.
     """
-    path = Path(rest).expanduser()
+    path = checkpoints.expanded(rest)
     release = unpacked(checkpoints.load(path), rest)
     normalize, sample_rate = front_end(release.task, rest)
     weights = encoder_weights(release.state, rest)
@@ -83,7 +83,8 @@ def encoder_of(tuned: Release, rest: str) -> Release:
             f"'{rest}' was fine-tuned and does not hold 'w2v_args', which describe its encoder; give the checkpoint "
             "that it was fine-tuned from"
         )
-    state = {key.partition(NESTED)[2]: value for key, value in tuned.state.items() if NESTED in key}
+    nested = {key: value for key, value in tuned.state.items() if NESTED in key}
+    state = checkpoints.renamed(nested, lambda key: key.partition(NESTED)[2], rest)
     return Release(state, model, {**task, **tuned.task})
 
 
@@ -119,26 +120,17 @@ def front_end(task: dict[str, Any], rest: str) -> tuple[bool, int]:
             f"'{rest}' does not say whether its input is normalised; set 'normalize' to True or False in its "
             "cfg['task'], as it was in pre-training"
         )
-    if type(sample_rate) is not int or sample_rate < 1:
-        raise UpstreamError(f"'{rest}' has the sample_rate {sample_rate!r}; it must be a whole number of Hz")
+    if type(sample_rate) is not int or not LOWEST_RATE <= sample_rate <= HIGHEST_RATE:
+        told = f"'{rest}' has the sample_rate {shown(sample_rate)}"
+        raise UpstreamError(f"{told}; it must be a whole number from {LOWEST_RATE} to {HIGHEST_RATE} Hz")
     return normalize, sample_rate
 
 
 def encoder_weights(state: dict[str, Any], rest: str) -> checkpoints.State:
     """What layers depend on, in float32; raises UpstreamError for what is no tensor of numbers, or not finite."""
-    state = {spelled(key): value for key, value in state.items() if not key.startswith(UNUSED)}
-    strange = [key for key, value in state.items() if not is_weight(value) and not key.endswith(COUNTER)]
-    if strange:
-        raise UpstreamError(f"'{rest}' holds no weights at {listed(strange)}; save the state_dict() of the model alone")
-    state = in_single(state)
-    broken = checkpoints.not_finite(state)
-    if broken:
-        raise UpstreamError(f"weights of '{rest}' are not finite: {listed(broken)}; download them again")
-    return state
-
-
-def is_weight(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
+    needed = {key: value for key, value in state.items() if not key.startswith(UNUSED)}
+    checkpoints.refuse_unusable(needed, rest)
+    return in_single(checkpoints.renamed(needed, spelled, rest))
 
 
 def checked(given: dict[str, Any], tensors: int, rest: str) -> dict[str, Any]:
@@ -147,10 +139,10 @@ def checked(given: dict[str, Any], tensors: int, rest: str) -> dict[str, Any]:
     options = {name: given.get(name, default) for name, default in DEFAULTS.items() if name not in unread}
     for name, value in options.items():
         if type(value) is not type(DEFAULTS[name]) or (type(value) is int and value < 1):
-            raise UpstreamError(f"cfg of '{rest}' has {name} = {value!r}; it must be like {DEFAULTS[name]!r}")
+            raise UpstreamError(f"cfg of '{rest}' has {name} = {shown(value)}; it must be like {DEFAULTS[name]!r}")
         if value not in CHOICES.get(name, (value,)):
             raise UpstreamError(
-                f"cfg of '{rest}' has {name} = {value!r}; known here: {', '.join(map(repr, CHOICES[name]))}"
+                f"cfg of '{rest}' has {name} = {shown(value)}; known here: {', '.join(map(repr, CHOICES[name]))}"
             )
     if options["relative_position_embedding"] and not options["gru_rel_pos"]:
         raise UpstreamError(
@@ -158,7 +150,9 @@ def checked(given: dict[str, Any], tensors: int, rest: str) -> dict[str, Any]:
         )
     for name in ("encoder_layers", "pos_conv_depth"):
         if options[name] > tensors:
-            raise UpstreamError(f"cfg of '{rest}' has {name} = {options[name]}, but there are only {tensors} weights")
+            raise UpstreamError(
+                f"cfg of '{rest}' has {name} = {shown(options[name])}, but there are only {tensors} weights"
+            )
     return options
 
 
@@ -196,7 +190,11 @@ def configuration(options: dict[str, Any], sample_rate: int, rest: str) -> Any:
 
 def convolutions(text: str, sample_rate: int, rest: str) -> list[list[int]]:
     """Channels, kernels and strides of the feature extractor's layers, as fairseq writes them."""
-    layers, told = checkpoints.literal(text), f"cfg of '{rest}' has conv_feature_layers = {text[:80]!r}"
+    told = f"cfg of '{rest}' has conv_feature_layers = {shown(text, 80)}"
+    try:
+        layers = checkpoints.literal(text)
+    except UpstreamError as error:
+        raise UpstreamError(f"{told}; write a list of plain values, such as [(512, 10, 5)]") from error
     good = isinstance(layers, list) and all(isinstance(layer, tuple) and len(layer) == 3 for layer in layers)
     if not good or not all(type(size) is int and size >= 1 for layer in layers for size in layer):
         raise UpstreamError(f"{told}; it must list (channels, kernel, stride)")

@@ -60,7 +60,6 @@ UNUSED = (  # pre-training heads, targets and teachers, none of which any layer 
     "encoder.layer_norm_for_extract.",
     "_ema",
 )
-COUNTER = ".num_batches_tracked"  # of batch norm, the one whole number among weights
 SPELLINGS = (  # of a normalised weight, by releases of torch
     ("parametrizations.weight.original0", "weight_g"),
     ("parametrizations.weight.original1", "weight_v"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from upstreams import HIGHEST_RATE, LOWEST_RATE
 from upstreams.base import UpstreamError
 from upstreams.hub import Source
+from upstreams.standins import printable, shown
 
 # Whose settings a model of each type reads; those left out here read Wav2Vec2FeatureExtractor's.
 EXTRACTORS = {
@@ -17,6 +19,7 @@ EXTRACTORS = {
     "whisper": "WhisperFeatureExtractor",
 }
 FILE = "preprocessor_config.json"
+LARGEST = 200_000  # memory grows with some settings
 
 
 class FrontEnd(dict[str, Any]):
@@ -26,11 +29,11 @@ class FrontEnd(dict[str, Any]):
         super().__init__(settings)
         self.reference = reference
 
-    def whole(self, key: str) -> int:
-        """A whole number above zero; raises UpstreamError for anything else."""
+    def whole(self, key: str, least: int = 1, most: int = LARGEST) -> int:
+        """A whole number within bounds; raises UpstreamError for anything else."""
         value = self.given(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.wrong(key, "a whole number above zero")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.wrong(key, f"a whole number from {least} to {most}")
         return value
 
     def real(self, key: str) -> float:
@@ -56,7 +59,7 @@ class FrontEnd(dict[str, Any]):
         return self[key]
 
     def wrong(self, key: str, kind: str) -> UpstreamError:
-        return UpstreamError(f"{key} in {FILE} of '{self.reference}' is {self[key]!r}; it must be {kind}")
+        return UpstreamError(f"{key} in {FILE} of '{self.reference}' is {shown(self[key])}; it must be {kind}")
 
 
 def front_end(source: Source, kind: str) -> FrontEnd:
@@ -75,13 +78,17 @@ def front_end(source: Source, kind: str) -> FrontEnd:
     expected = EXTRACTORS.get(kind, "Wav2Vec2FeatureExtractor")
     found = content.get("feature_extractor_type", expected)  # the files of 2021 lack it
     if found != expected:
+        told = printable(found) if isinstance(found, str) else shown(found)
         raise UpstreamError(
-            f"{FILE} of '{source.reference}' is for a {found}, but a model of type '{kind}' takes a {expected}; "
+            f"{FILE} of '{source.reference}' is for a {told}, but a model of type '{kind}' takes a {expected}; "
             "give the file that was published with the model"
         )
-    if "AutoFeatureExtractor" in str(content.get("auto_map")):
+    own = content.get("auto_map")
+    if isinstance(own, (dict, list, str)) and "AutoFeatureExtractor" in own:
         raise UpstreamError(
             f"{FILE} of '{source.reference}' wants to run code of its own (auto_map), which is not done; "
             "write your own upstream, path/file.py:function, where you trust it"
         )
-    return FrontEnd(content, source.reference)
+    settings = FrontEnd(content, source.reference)
+    settings.whole("sampling_rate", LOWEST_RATE, HIGHEST_RATE)  # front ends are built for it
+    return settings

@@ -34,7 +34,8 @@ class Source:
             path = from_hub(self.repository, name, self.revision)
             self.revision = commit_of(path) or self.revision
         else:
-            path = self.folder / name if (self.folder / name).is_file() else None
+            path = self.folder / name
+            path = path if os.path.isfile(path) else None  # whatever the name is, which may be a stranger's
         if path is not None:
             self.read[name] = path
         return path
@@ -47,7 +48,9 @@ class Source:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise UpstreamError(f"{name} of '{self.reference}' is not JSON ({error}); download it again") from error
+            raise UpstreamError(
+                f"{name} of '{self.reference}' is not JSON ({checkpoints.one_line(error)}); download it again"
+            ) from error
         if not isinstance(content, dict):
             raise UpstreamError(f"{name} of '{self.reference}' is not a JSON object; download it again")
         return content
@@ -70,11 +73,11 @@ class Source:
 
 def locate(reference: str) -> Source:
     """The folder or repository that PATH, ID or ID@REVISION names; raises UpstreamError where it can be neither."""
-    path = Path(reference).expanduser()
+    path = checkpoints.expanded(reference)
     if reference and path.is_dir():
         return Source(reference, path)
     name, at, revision = reference.partition("@")
-    if at and Path(name).expanduser().is_dir():
+    if at and checkpoints.expanded(name).is_dir():
         raise UpstreamError(f"'{name}' is a folder, which has no revisions; give it without '@{revision}'")
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name
     if looks_local or path.exists():

@@ -15,6 +15,8 @@ from upstreams.front_end import FrontEnd, front_end
 from upstreams.hub import Source, locate
 from upstreams.spectrogram_encoders import Ast, Whisper
 from upstreams.squeezed_encoders import SqueezedEncoder
+from upstreams.standins import listed as listed
+from upstreams.standins import printable, shown
 from upstreams.waveform_encoders import WaveformEncoder
 
 MODELS = {
@@ -41,6 +43,7 @@ TASKS = ("lm_head.", "classifier.", "projector.", "layer_weights", "proj_out.", 
 SPEAKERS = ("tdnn.", "feature_extractor.", "objective.")
 PRETRAINING = ("quantizer.", "project_q.", "project_hid.", "ctc_proj.", "final_proj.", "speaker_proj.")
 HEADS = (*TASKS, *SPEAKERS, *PRETRAINING, "label_embeddings_concat", "layer_norm_for_extract.")
+BOUNDS = {"_heads": (1, 1e6), "_distance": (1, 1e6), "_eps": (1e-30, 1), "dropout": (0, 1), "dropout_prob": (0, 1)}
 SLACK = 50_000_000  # weights that a checkpoint may lack before the missing ones are told by name
 
 
@@ -75,14 +78,15 @@ def configuration(content: dict[str, Any], reference: str) -> Any:
     if not isinstance(kind, str) or kind not in MODELS:
         own = "whose own code (auto_map) is never run" if content.get("auto_map") else "which is not known"
         raise UpstreamError(
-            f"'{reference}' is a model of type {kind!r}, {own}; known here: {', '.join(sorted(MODELS))}"
+            f"'{reference}' is a model of type {shown(kind)}, {own}; known here: {', '.join(sorted(MODELS))}"
         )
     if content.get("quantization_config"):
         raise UpstreamError(f"weights of '{reference}' are quantised (quantization_config); give the unquantised model")
     # How attention is computed says nothing of the model, and may name code on the hub.
     plain = {key: value for key, value in content.items() if "_implementation" not in key}
     try:
-        config = model_class(kind).config_class.from_dict(plain)
+        with quiet():
+            config = model_class(kind).config_class.from_dict(plain)
     except Exception as error:  # each release has its own for what it does not like
         detail = checkpoints.one_line(error)
         raise UpstreamError(
@@ -92,7 +96,17 @@ def configuration(content: dict[str, Any], reference: str) -> Any:
         raise UpstreamError(
             f"'{reference}' has no transformer block; num_hidden_layers in its config.json must be >= 1"
         )
+    refuse_impossible(config.to_dict(), reference)
     return config
+
+
+def refuse_impossible(sizes: dict[str, Any], reference: str) -> None:
+    """Raise UpstreamError for numbers that no model has, but that transformers would build one of."""
+    for key, value in sizes.items():
+        for ending, (least, most) in BOUNDS.items():
+            if key.endswith(ending) and isinstance(value, (int, float)) and not least <= value <= most:
+                told = f"config.json of '{reference}' has {printable(key)} = {shown(value)}"
+                raise UpstreamError(f"{told}; it must be from {least:g} to {most:g}")
 
 
 def model_class(kind: str) -> Any:
@@ -123,9 +137,8 @@ def trained(config: Any, source: Source) -> Any:
     """The checkpoint's weights; raises UpstreamError where they are absent, not finite or those of another model."""
     model_type = model_class(config.model_type)
     state, strangers = without_heads(checkpoints.read(source.weights()), model_type)
-    broken = checkpoints.not_finite(state)
-    if broken:
-        raise UpstreamError(f"weights of '{source.reference}' are not finite: {listed(broken)}; download them again")
+    state = checkpoints.renamed(state, present, source.reference)
+    checkpoints.refuse_unusable(state, source.reference)
     refuse_larger(bare(config), state, source.reference)
     try:
         with quiet():
@@ -140,7 +153,7 @@ def trained(config: Any, source: Source) -> Any:
     except Exception as error:
         detail = checkpoints.one_line(error)
         raise UpstreamError(f"weights of '{source.reference}' do not fit its config.json: {detail}") from error
-    complain(report, strangers, source.reference)
+    complain(report, strangers, source.reference, model_type.base_model_prefix)
     model.__class__ = model_type
     return model
 
@@ -173,11 +186,19 @@ def without_heads(state: checkpoints.State, model: Any) -> tuple[checkpoints.Sta
     return state, strangers
 
 
+def present(name: str) -> str:
+    """The present name of a weight, where older releases of torch normalised weights in another way."""
+    for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
+        if name.endswith(f".{old}"):
+            return f"{name.removesuffix(old)}parametrizations.weight.{new}"
+    return name
+
+
 def in_single(state: checkpoints.State) -> checkpoints.State:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
-def complain(report: dict[str, Any], strangers: list[str], reference: str) -> None:
+def complain(report: dict[str, Any], strangers: list[str], reference: str, base: str) -> None:
     """Raise UpstreamError for weights that the model lacks, or that are neither its nor those of a known head."""
 
     def matters(key: str) -> bool:
@@ -190,13 +211,10 @@ def complain(report: dict[str, Any], strangers: list[str], reference: str) -> No
     mismatched = [entry if isinstance(entry, str) else str(entry[0]) for entry in entries]
     faults = [("missing", missing), ("of no use", surplus + strangers), ("of another shape", mismatched)]
     told = "; ".join(f"{what}: {listed(keys)}" for what, keys in faults if keys)
+    if told and not missing and not mismatched:
+        told += f"; where these are a head of your own, save the encoder alone, by model.{base}.save_pretrained(FOLDER)"
     if told:
         raise UpstreamError(f"weights of '{reference}' do not fit its config.json, {told}")
-
-
-def listed(keys: list[str], most: int = 4) -> str:
-    keys = sorted(keys)
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 @contextmanager
@@ -205,7 +223,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)  # errors print a stranger's text as it is
     logging.disable_progress_bar()
     try:
         yield

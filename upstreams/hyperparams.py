@@ -16,8 +16,10 @@ import yaml
 
 from upstreams import checkpoints
 from upstreams.base import UpstreamError
+from upstreams.standins import printable
 
 LARGEST = 200_000  # bytes; published files have about 2000
+LONGEST = 10_000  # bits of a number; Python writes none of more than 4300 digits
 MOST = 1_000  # characters of a text with references, and entries of a list
 DEEPEST = 50  # references to references
 NAME = re.compile(r"<([^<>]*)>")
@@ -46,6 +48,13 @@ class Loader(yaml.SafeLoader):
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
             raise yaml.constructor.ConstructorError(None, None, "it merges mappings with <<", node.start_mark)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Refuse numbers, in hexadecimal for one, that Python would not write as text."""
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > LONGEST:
+            raise yaml.constructor.ConstructorError(None, None, "it has an endless number", node.start_mark)
+        return value
+
 
 def tagged(loader: yaml.SafeLoader, node: yaml.Node) -> Tagged:
     if isinstance(node, yaml.MappingNode):
@@ -56,6 +65,7 @@ def tagged(loader: yaml.SafeLoader, node: yaml.Node) -> Tagged:
 
 
 Loader.add_constructor(None, tagged)  # type: ignore[type-var]
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 
 
 class Hyperparams:
@@ -70,7 +80,7 @@ class Hyperparams:
         self.pending: set[str] = set()
 
     def error(self, told: str) -> UpstreamError:
-        return UpstreamError(f"hyperparams.yaml of '{self.reference}' {' '.join(told.split())[:400]}")
+        return UpstreamError(f"hyperparams.yaml of '{self.reference}' {printable(told, 400)}")
 
     def value(self, key: str) -> Any:
         """The value of one entry, None where there is none."""

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 from upstreams.base import UpstreamError
+from upstreams.standins import shown
 
 LONGEST, LARGEST = 10_000, 10_000  # characters, and values in the result
 
@@ -24,7 +25,7 @@ def literal(text: str) -> Any:
             return value(ast.parse(text.strip(), mode="eval").body)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError) as error:
         raise UpstreamError(
-            f"'{str(text)[:60]}' is no list of plain values; write one, such as [(512, 10, 5)]"
+            f"{shown(text, 60)} is no list of plain values; write one, such as [(512, 10, 5)]"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -46,6 +47,25 @@ def load(path: str | Path) -> Any:
     """
     with opened(path) as file:
         return read_stream(file, str(path))
+
+
+def expanded(text: str | os.PathLike[str]) -> Path:
+    """Where a path that a user typed leads, if to nothing; raises UpstreamError for what can be none, or not be asked.
+
+    Whether it is a file or a folder can then be asked of it without an OSError.
+    """
+    told = printable(str(text))
+    try:
+        path = Path(text).expanduser()
+        os.stat(path)
+    except RuntimeError as error:  # from expanduser
+        raise UpstreamError(f"'{told}' begins with the home of nobody known here; give the whole path") from error
+    except ValueError as error:  # NUL, or letters that file names are not made of
+        raise UpstreamError(f"'{told}' can be no path, by the letters in it; check what was typed") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise UpstreamError(f"'{told}' cannot be a path here ({error.strerror}); give another") from error
+    return path
 
 
 @contextmanager

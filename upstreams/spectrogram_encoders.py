@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from upstreams.base import Features, Upstream, UpstreamError, valid
 from upstreams.front_end import FrontEnd
 from upstreams.spectral import LogMel, trimmed
+from upstreams.standins import shown
 from upstreams.waveform_encoders import recorded
 
 AT_ONCE = 8  # stretches; more, which a batch of short clips may be, would take gigabytes of hidden states
@@ -48,8 +49,8 @@ class Whisper(Upstream):
         for key in ("padding_value", "dither"):  # earlier releases of transformers know no dither
             if front_end.get(key, 0.0) != 0.0:
                 raise UpstreamError(
-                    f"{key} in preprocessor_config.json is {front_end[key]!r}, but stretches are filled with silence "
-                    "and have no noise added; it must be 0"
+                    f"{key} in preprocessor_config.json is {shown(front_end[key])}, but stretches are filled with "
+                    "silence and have no noise added; it must be 0"
                 )
         if self.fft > self.stretch:
             raise UpstreamError(
@@ -109,6 +110,8 @@ class Ast(Upstream):
         self.model = model
         self.sample_rate, self.normalize = front_end.whole("sampling_rate"), front_end.flag("do_normalize")
         self.mean, self.std = front_end.real("mean"), front_end.real("std")
+        if self.std <= 0:
+            raise front_end.wrong("std", "above zero")
         self.mel_frames, bands = front_end.whole("max_length"), front_end.whole("num_mel_bins")
         if (self.mel_frames, bands) != (config.max_length, config.num_mel_bins):
             raise UpstreamError(

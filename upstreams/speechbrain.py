@@ -22,9 +22,9 @@ from upstreams import checkpoints, huggingface, hyperparams
 from upstreams.base import Features, Upstream, UpstreamError
 from upstreams.front_end import front_end
 from upstreams.hub import Source, locate
-from upstreams.huggingface import listed
 from upstreams.hyperparams import Hyperparams, Tagged
 from upstreams.speaker_encoders import POOLING, Normalization, SpeakerEncoder
+from upstreams.standins import listed, printable, shown
 from upstreams.waveform_encoders import WaveformEncoder
 
 FILE = "hyperparams.yaml"
@@ -38,6 +38,7 @@ FINE_TUNED = (
 )
 ACTIVATIONS = ("ELU", "GELU", "Hardtanh", "LeakyReLU", "ReLU", "SELU", "SiLU", "Sigmoid", "Softplus", "Tanh")
 IDLE = ("avoid_padding_norm", "device", "update_until_epoch")  # arguments that matter to training or padding only
+SHAPES = ("triangular", "rectangular", "gaussian")  # of filters; any other name is taken for the last
 LARGEST = 200_000  # argument; those that memory or time grow with are kept smaller
 LARGE = dict.fromkeys(("block_sizes", "left_frames", "n_mels", "res2net_scale", "right_frames", "tdnn_blocks"), 1_000)
 QUIRKS = "allow_tf32,disable_jit_profiling"  # settings of torch that it changes as it is imported, by its own names
@@ -93,10 +94,12 @@ def weights_of(node: Tagged, plan: Hyperparams, source: Source) -> Path:
     if key is None:
         raise plan.error(f"loads no weights into its {node.made}; give a model published for SpeechBrain's inference")
     named = Path(str(plan.section("pretrainer", "paths").get(key, ""))).name
-    names = [name for name in (named, f"{key}.ckpt") if name]
+    names = [name for name in (named, Path(f"{key}.ckpt").name) if name]
     path = next((path for name in names if (path := source.find(name))), None)
     if path is None:
-        raise UpstreamError(f"'{source.reference}' lacks {names[0]}, which its {FILE} names; download it too")
+        raise UpstreamError(
+            f"'{source.reference}' lacks {printable(names[0])}, which its {FILE} names; download it too"
+        )
     return path
 
 
@@ -118,10 +121,24 @@ def constructed(node: Tagged, plan: Hyperparams) -> tuple[Any, dict[str, Any]]:
     try:
         bound = inspect.signature(kind).bind(**given)
         bound.apply_defaults()
+        refuse_odd(kind, bound.arguments)
         module = kind(**given)
     except Exception as error:
         raise plan.error(f"gives {node.made} arguments that do not suit it: {checkpoints.one_line(error)}") from error
     return module, {key: getattr(value, "__name__", value) for key, value in bound.arguments.items() if key not in IDLE}
+
+
+def refuse_odd(kind: Any, arguments: dict[str, Any]) -> None:
+    """Raise ValueError for what SpeechBrain takes as something else, or makes empty filters of."""
+    for key, parameter in inspect.signature(kind).parameters.items():
+        if isinstance(parameter.default, bool) and not isinstance(arguments[key], bool):
+            raise ValueError(f"{key} must be true or false")
+    if arguments.get("filter_shape", SHAPES[0]) not in SHAPES:
+        raise ValueError(f"filter_shape must be one of {', '.join(SHAPES)}")
+    if "f_min" in arguments:
+        highest = arguments["f_max"]
+        if not 0 <= arguments["f_min"] < (arguments["sample_rate"] / 2 if highest is None else highest):
+            raise ValueError("f_min must be at least 0 and below f_max")
 
 
 def checked(key: str, value: Any, plan: Hyperparams) -> Any:
@@ -146,7 +163,7 @@ def speaker_encoder(node: Tagged, plan: Hyperparams, source: Source, weights: Pa
         raise plan.error(f"trains its {FBANK} (requires_grad), which is not known here; give a model with a fixed one")
     rate = plan.value("sample_rate")
     if rate is not None and rate != front["sample_rate"]:
-        raise plan.error(f"says sample_rate {rate}, but its Fbank takes {front['sample_rate']}; make them agree")
+        raise plan.error(f"says sample_rate {shown(rate)}, but its Fbank takes {front['sample_rate']}; make them agree")
     normalization, norm = normalized(plan, source)
     with torch.device("meta" if weights else "cpu"):  # nothing is allocated before it is known to fit the weights
         network, arguments = constructed(node, plan)
@@ -186,9 +203,7 @@ def normalized(plan: Hyperparams, source: Source) -> tuple[Normalization, dict[s
 
 def fill(network: nn.Module, state: checkpoints.State, reference: str, idle: tuple[str, ...] = ()) -> None:
     """Put weights into a network; raises UpstreamError unless all arrive, but for those that begin as `idle` says."""
-    broken = listed(checkpoints.not_finite(state))
-    if broken:
-        raise UpstreamError(f"weights of '{reference}' are not finite: {broken}; download them again")
+    checkpoints.refuse_unusable(state, reference)
     own = network.state_dict()
     faults = {
         "missing": [key for key in own if key not in state and not key.startswith(idle)],
@@ -223,7 +238,7 @@ def base_of(arguments: dict[str, Any], plan: Hyperparams, source: Source) -> Sou
     """Where the configuration is: in a folder that the file names, beside the file, or in a repository it names."""
     named = [str(arguments[key]) for key in ("save_path", "source") if key in arguments]
     folders = [source.folder / name for name in named] if source.folder else []
-    for candidate in [*(Source(str(folder), folder) for folder in folders), source]:
+    for candidate in [*(Source(printable(str(folder), 400), folder) for folder in folders), source]:
         if describes_a_model(candidate):
             return candidate
     try:
@@ -247,19 +262,11 @@ def describes_a_model(source: Source) -> bool:
 
 def tuned(path: Path, model: Any, reference: str) -> checkpoints.State:
     """Weights by the names of transformers' bare model, which SpeechBrain's wrapper calls `model`."""
-    state = {name.removeprefix("model."): tensor for name, tensor in checkpoints.read(path).items()}
+    state = checkpoints.renamed(checkpoints.read(path), lambda name: name.removeprefix("model."), reference)
     bare, strangers = huggingface.without_heads(state, type(model))
     if strangers:
         raise UpstreamError(f"weights of '{reference}' do not fit its {FILE}, of no use: {listed(strangers)}")
-    return {replaced(name): tensor for name, tensor in bare.items()}
-
-
-def replaced(name: str) -> str:
-    """The present name of a weight, where older releases of torch normalised weights in another way."""
-    for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
-        if name.endswith(f".{old}"):
-            return f"{name.removesuffix(old)}parametrizations.weight.{new}"
-    return name
+    return checkpoints.renamed(bare, huggingface.present, reference)
 
 
 class FineTuned(WaveformEncoder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
@@ -74,6 +75,20 @@ def printable(text: str, most: int = 120) -> str:
     """A stranger's text on one line, without what terminals obey."""
     text = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def shown(value: Any, most: int = 120) -> str:
+    """A stranger's value as Python writes it, on one line."""
+    try:
+        return printable(repr(value), most)
+    except (ValueError, RecursionError):  # thousands of digits, or of lists in lists
+        return f"a {type(value).__name__} too long to be shown"
+
+
+def listed(names: Iterable[str], most: int = 4) -> str:
+    """The first of a stranger's names, on one line, and how many more there are."""
+    told = sorted(names)
+    return ", ".join(map(printable, told[:most])) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
 class StandIn:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 
 from upstreams.base import Features, Upstream, valid
 
@@ -116,7 +117,7 @@ def stacked(states: Sequence[Tensor], counts: Tensor) -> Features:
 
 
 def fold_weight_norm(model: nn.Module) -> None:
-    """Make normalised weights plain ones, as they are between two training steps.
+    """Make normalised weights plain ones, as they are between two training steps, by torch's old hooks or its new ones.
 
     The norm would otherwise be taken anew in every forward pass, with last bits that depend on the number of threads.
     """
@@ -126,6 +127,9 @@ def fold_weight_norm(model: nn.Module) -> None:
         for module in model.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            for hook in [*module._forward_pre_hooks.values()]:
+                if isinstance(hook, WeightNorm):
+                    nn.utils.remove_weight_norm(module, hook.name)
     finally:
         torch.set_num_threads(before)
 

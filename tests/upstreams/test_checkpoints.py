@@ -19,7 +19,7 @@ from torch import nn
 
 from tests.upstreams import hostile
 from upstreams.base import UpstreamError
-from upstreams.checkpoints import digests, load, not_finite, read
+from upstreams.checkpoints import digests, load, not_finite, not_floats, read
 from upstreams.standins import StandIn
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.int64)}
@@ -98,6 +98,14 @@ def test_weights_that_are_not_finite_are_named() -> None:
         "complex": torch.tensor([complex(0, nan)]),
     }
     assert not_finite(state) == ["bad", "worse", "half", "few bits", "complex"]
+
+
+def test_what_is_no_weight_is_named_counters_aside() -> None:
+    whole, real = torch.ones(2, dtype=torch.int64), torch.ones(2)
+    good = {"single": real, "half": real.half(), "eight bits": real.to(torch.float8_e4m3fn)}
+    counters = {"norm.num_batches_tracked": whole, "position_ids": whole}
+    bad = {"whole": whole, "flag": real > 0, "complex": real + 0j, "list": [1.0], "b.num_batches_tracked": [1]}
+    assert not_floats(good | counters | bad) == list(bad)
 
 
 SCALARS = (

@@ -334,8 +334,9 @@ def test_weights_that_do_not_all_arrive_are_named(parts: Any, tmp_path: Path) ->
 
 def test_weights_that_are_not_finite_or_no_tensors_are_refused(parts: Any, tmp_path: Path) -> None:
     model, config = parts
-    strange = (torch.zeros(16, dtype=torch.int8), "no weights"), ([1.0], "no weights")
-    for value, phrase in ((torch.full((16,), float("nan")), "not finite"), *strange):
+    strange = [torch.zeros(16, dtype=torch.int8), torch.zeros(16) > 0, torch.zeros(16) + 0j, [1.0]]
+    told = [(value, "no floating-point numbers at") for value in strange]
+    for value, phrase in ((torch.full((16,), float("nan")), "not finite"), *told):
         content = newer(model, config, False)
         content["model"]["encoder.layers.1.fc2.bias"] = value
         message = refusal(content, tmp_path)
@@ -361,6 +362,8 @@ def test_weights_that_are_not_finite_or_no_tensors_are_refused(parts: Any, tmp_p
         ("conv_feature_layers", "[(8, 1, 1)] * 65", "65 layers"),
         ("conv_feature_layers", "[(8, 10, 5)] + [(8, 3, 4000)] * 2", "frame per second"),
         ("conv_feature_layers", "[(8, 10, 5)] + [(8, 3, 4)] * 3", "missing: feature_extractor.conv_layers.3.0.weight"),
+        ("conv_feature_layers", "[(8, 10, 5)]\0\x1b[2J", "model.pt' has conv_feature_layers = '[(8, 10, 5)]\\x00"),
+        ("conv_feature_layers", "9" * 5_000, "has conv_feature_layers = '999"),
         ("relative_position_embedding", True, "gru_rel_pos"),
     ],
 )
@@ -389,6 +392,38 @@ def test_options_that_are_left_out_have_the_authors_values() -> None:
         values = [options[name] for options in theirs if name in options]
         assert all(literal(each) == literal(value) if name == LAYERS else each == value for each in values), name
         assert values or name == "conv_pos_batch_norm"  # which is newer than s3prl's copy
+
+
+@pytest.mark.parametrize("rate", [0, 3_999, 192_001, 10**12, 10**600, True, "16000"])
+def test_rates_that_no_sound_is_recorded_at_are_refused(rate: Any, parts: Any, tmp_path: Path) -> None:
+    model, config = parts
+    content = newer(model, config, False)
+    content["cfg"]["task"]["sample_rate"] = rate
+    message = refusal(content, tmp_path)
+    assert "from 4000 to 192000 Hz" in message
+
+
+def test_weights_that_are_there_twice_are_refused(parts: Any, tmp_path: Path) -> None:
+    model, config = parts
+    content = newer(model, config, False)
+    old = next(key for key in content["model"] if key.endswith("weight_g"))
+    content["model"][old.replace("weight_g", "parametrizations.weight.original0")] = content["model"][old] * 2
+    assert "twice: encoder.pos_conv.0.weight_g and encoder.pos_conv.0.param" in refusal(content, tmp_path)
+
+
+def test_names_of_weights_cannot_move_the_terminal(parts: Any, tmp_path: Path) -> None:
+    model, config = parts
+    content = newer(model, config, False)
+    content["model"]["junk\x1b[31m\r" + "x" * 50_000] = torch.zeros(1)
+    message = refusal(content, tmp_path)
+    assert "of no use: junk?[31m x" in message
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_paths_that_can_be_none_are_refused() -> None:
+    for path in ("~nobody-here/x", "x" * 5_000, "x\0y"):
+        assert told(f"fairseq:{path}")
 
 
 def test_normalisation_is_never_guessed(parts: Any, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import save
 
 from tests.conftest import Bench
 from tests.upstreams import hostile, models
-from upstreams import checkpoints
+from upstreams import checkpoints, create
 from upstreams.base import UpstreamError
 
 NAMES = sorted(hostile.files(Path("unused")))
@@ -187,13 +187,36 @@ def test_files_without_permission_are_told(tmp_path: Path) -> None:
         '{"weight_map": {"w": "a.index.json"}}',
         '{"weight_map": {"w": 3}}',
         '{"weight_map": {"w": "a\\u0000b"}}',
+        '{"weight_map": {"w": "\\u001b[2J"}}',
+        '{"weight_map": {"w": "' + "x" * 5_000 + '"}}',
     ],
 )
 def test_indices_that_lead_elsewhere_or_nowhere_are_refused(content: str, tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(content)
-    with pytest.raises(UpstreamError):
+    with pytest.raises(UpstreamError) as caught:
         checkpoints.read(index)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("family", ["hf", "speechbrain", "fairseq"])
+@pytest.mark.parametrize("path", ["~nobody-here/x", "x" * 5_000, "x/" * 3_000, "x\0y", "\ud800"])
+def test_what_can_be_no_path_is_refused_in_a_sentence(family: str, path: str) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        create(f"{family}:{path}")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+def test_a_path_that_was_expanded_can_be_asked_about(tmp_path: Path) -> None:
+    assert checkpoints.expanded("~") == Path.home()
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("file", "file/below", "loop", "absent", "absent/below"):
+        path = checkpoints.expanded(str(tmp_path / name))
+        assert path.is_file() == (name == "file")
+        assert not path.is_dir()
 
 
 def valid() -> list[bytes]:

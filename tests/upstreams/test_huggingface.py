@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,70 @@ def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
     assert "not finite: encoder.layer_norm.weight" in told(f"hf:{folder}")
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(kind: torch.dtype, folder: Path) -> None:
+    state = as_pickle(folder)
+    name = "encoder.layers.0.attention.k_proj.weight"
+    torch.save(state | {name: state[name].to(kind)}, folder / "pytorch_model.bin")
+    assert f"no floating-point numbers at {name};" in told(f"hf:{folder}")
+
+
+def test_weights_that_are_there_twice_are_refused(folder: Path) -> None:
+    state = as_pickle(folder)
+    new = next(name for name in state if name.endswith("parametrizations.weight.original0"))
+    old = new.replace("parametrizations.weight.original0", "weight_g")
+    torch.save(state | {old: 2 * state[new]}, folder / "pytorch_model.bin")
+    assert f"twice: {new} and {old}" in told(f"hf:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_attention_heads", -2),
+        ("num_attention_heads", 0),
+        ("hidden_dropout", float("nan")),
+        ("max_bucket_distance", 0),
+        ("layer_norm_eps", float("nan")),
+        ("layer_norm_eps", float("inf")),
+        ("layer_norm_eps", -1.0),
+        ("conv_stride", [5, 4, 10**9]),
+        ("conv_stride", [10**6] * 3),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused(key: str, value: Any, folder: Path) -> None:
+    edit(folder / "config.json", **{key: value})
+    message = told(f"hf:{folder}")
+    assert key in message or "hops up to 1 s" in message
+
+
+@pytest.mark.parametrize("kind", ["\x1b[31mevil\x07", "x" * 100_000, ["hubert"], {"a": 1}])
+def test_types_that_are_no_names_are_refused_on_one_short_line(kind: Any, folder: Path) -> None:
+    edit(folder / "config.json", model_type=kind)
+    message = told(f"hf:{folder}")
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+def test_names_of_weights_cannot_move_the_terminal(folder: Path) -> None:
+    state = as_pickle(folder)
+    junk = {"encoder.\x1b[31m\n" + "x" * 50_000: torch.zeros(2)}
+    torch.save(state | junk, folder / "pytorch_model.bin")
+    message = told(f"hf:{folder}")
+    assert "of no use: encoder.?[31m x" in message
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+def test_what_a_stranger_configures_is_not_printed(folder: Path) -> None:
+    edit(folder / "config.json", use_return_dict="\x1b[2J", rope_parameters={"rope_type": "\x1b[2J"})
+    printed = logging.StreamHandler(io.StringIO())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(printed)
+    assert told(f"hf:{folder}").isprintable()
+    logger.removeHandler(printed)
+    assert printed.stream.getvalue() == ""
+
+
 def test_a_checkpoint_that_wants_to_run_code_is_refused_and_runs_nothing(folder: Path) -> None:
     import os
 
@@ -258,6 +324,17 @@ def test_weights_that_are_neither_the_models_nor_a_known_heads_are_refused_by_na
         assert stranger.removeprefix("hubert.") in message
     torch.save(state | {"extra_block.weight": torch.zeros(16)}, folder / "pytorch_model.bin")
     assert "of no use: extra_block.weight" in told(f"hf:{folder}")
+
+
+def test_whoever_has_a_head_of_their_own_is_told_what_to_save(folder: Path) -> None:
+    state = as_pickle(folder)
+    torch.save(
+        {f"hubert.{name}": tensor for name, tensor in state.items()} | {"my_head.weight": torch.zeros(3)},
+        folder / "pytorch_model.bin",
+    )
+    message = told(f"hf:{folder}")
+    assert "of no use: my_head.weight" in message
+    assert "save the encoder alone, by model.hubert.save_pretrained(FOLDER)" in message
 
 
 def test_a_renamed_or_lost_block_is_told_by_name(folder: Path) -> None:

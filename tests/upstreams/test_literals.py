@@ -70,6 +70,13 @@ def test_other_expressions_are_refused_at_once(text: str) -> None:
     assert time.perf_counter() - start < 5
 
 
+def test_what_a_stranger_wrote_cannot_move_the_terminal() -> None:
+    with pytest.raises(UpstreamError) as caught:
+        literal("[1]\0\x1b[2J" + "x" * 500)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 150
+
+
 def test_what_is_no_text_is_refused() -> None:
     for given_value in (None, 3, [(512, 10, 5)]):
         with pytest.raises(UpstreamError, match="plain values"):

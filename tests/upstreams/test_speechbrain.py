@@ -416,6 +416,10 @@ def test_a_model_whose_architecture_is_nowhere_is_refused(
         (lambda state: {name: state[name] for name in state if name != "fc.conv.bias"}, "missing: fc.conv.bias"),
         (lambda state: state | {"fc.conv.bias": torch.ones(99)}, "of another shape: fc.conv.bias"),
         (lambda state: state | {"fc.conv.bias": torch.full((12,), torch.nan)}, "not finite: fc.conv.bias"),
+        (lambda state: state | {"fc.conv.bias": torch.ones(12, dtype=torch.int64)}, "numbers at fc.conv.bias"),
+        (lambda state: state | {"fc.conv.bias": torch.ones(12) > 0}, "numbers at fc.conv.bias"),
+        (lambda state: state | {"fc.conv.bias": torch.ones(12) + 0j}, "numbers at fc.conv.bias"),
+        (lambda state: state | {"evil\x1b[31m\n": torch.ones(1)}, "of no use: evil?[31m"),
     ],
 )
 def test_weights_that_do_not_all_arrive_are_named(change: Any, complaint: str, copy: Path) -> None:
@@ -443,6 +447,13 @@ def test_weights_that_do_not_all_arrive_are_named(change: Any, complaint: str, c
         ("pretrainer:", "checkpointer:", "no pretrainer with loadables"),
         ("n_mels: 24", "n_mels: [24", "is broken"),
         ("n_mels: 24", "<<: {x: 1}", "merges mappings with <<"),
+        ("n_mels: 24", f"n_mels: 0x{'f' * 9_000}", "an endless number"),
+        ("n_mels: !ref <n_mels>", "n_mels: !ref <n_mels>\n    f_min: 5000", "f_min must be at least 0 and below f_max"),
+        ("n_mels: !ref <n_mels>", "n_mels: !ref <n_mels>\n    f_min: 900\n    f_max: 800", "below f_max"),
+        ("n_mels: !ref <n_mels>", "n_mels: !ref <n_mels>\n    f_min: .nan", "below f_max"),
+        ("n_mels: !ref <n_mels>", "n_mels: !ref <n_mels>\n    filter_shape: square", "filter_shape must be one of"),
+        ("norm_type: sentence", "norm_type: sentence\n    mean_norm: 'no'", "mean_norm must be true or false"),
+        ("features.Fbank", "features.%1B%5B2J", "compute_features of speechbrain.lobes.features.?[2J"),
     ],
 )
 def test_files_that_say_something_else_are_refused_in_a_sentence(

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.upstreams.models import KINDS, SMALL, build, padded, plain_stack, relative, save, waveform_extractor
 from upstreams import create
 from upstreams.base import fingerprint
 from upstreams.check import check
 from upstreams.trial import digest
-from upstreams.waveform_encoders import WaveformEncoder, receptive_field, window_moments
+from upstreams.waveform_encoders import WaveformEncoder, fold_weight_norm, receptive_field, window_moments
 
 CLOSE = 1e-4  # the contract, in float32 and relative to a layer's largest value
 OURS = 2e-5  # between our own results, where the library's rounding plays no part
@@ -234,3 +234,19 @@ def test_the_fingerprint_does_not_depend_on_the_number_of_threads(tmp_path: Path
     finally:
         torch.set_num_threads(before)
     assert len(prints) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_normalised_weights_of_old_and_new_torch_become_plain_ones(norm: Any) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(norm(nn.Conv1d(3, 4, 5), dim=2), nn.Sequential(norm(nn.Linear(4, 4))))
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.mul_(1.7)
+    clip = torch.randn(2, 3, 8)
+    expected = layers(clip)
+    fold_weight_norm(layers)
+    assert sorted(layers.state_dict()) == ["0.bias", "0.weight", "1.0.bias", "1.0.weight"]
+    assert torch.equal(layers(clip), expected)
+    assert not layers[0]._forward_pre_hooks
