@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -37,19 +38,30 @@ def export(
         aside(output) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
         bar(f"extract {name}", total) as show,
+        ThreadPoolExecutor(1) as writer,
     ):
+        written: Future[None] | None = None
         for batch, waveforms in prefetched(every, rate):
-            for clip, frames in zip(batch, encode(upstream, waveforms, "live", setup), strict=True):
-                if not np.isfinite(frames).all():
-                    raise UserError(
-                        f"upstream {name!r} gives features of {clip.stretch.audio} that are not finite numbers; see:"
-                        f" bench check {name}"
-                    )
-                with archive.open(f"{clip.id}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.ascontiguousarray(frames), allow_pickle=False)
+            arrays = encode(upstream, waveforms, "live", setup)
+            if written:
+                written.result()  # one batch at most waits in memory
+            written = writer.submit(_write, archive, batch, arrays, name)
             done += sum(clip.seconds for clip in batch)
             show(done)
+        if written:
+            written.result()
     return len(clips), skipped
+
+
+def _write(archive: zipfile.ZipFile, batch: Sequence[Clip], arrays: Sequence[np.ndarray], name: str) -> None:
+    for clip, frames in zip(batch, arrays, strict=True):
+        if not np.isfinite(frames).all():
+            raise UserError(
+                f"upstream {name!r} gives features of {clip.stretch.audio} that are not finite numbers; see:"
+                f" bench check {name}"
+            )
+        with archive.open(f"{clip.id}.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(frames), allow_pickle=False)
 
 
 def _clips(audio: Sequence[Path], skip_bad: bool) -> tuple[list[Clip], int]:

@@ -86,6 +86,8 @@ def by_length(encode: Callable[[Tensor], Tensor], waveforms: Tensor, lengths: Te
     for length in lengths.unique().tolist():
         chosen = (lengths == length).nonzero()[:, 0]
         parts.append((chosen, encode(waveforms[chosen, :length].float())[:, : int(counts[chosen[0]])]))
+    if len(parts) == 1:
+        return Features(parts[0][1], counts)
     shape = parts[0][1].shape[2:]
     frames = parts[0][1].new_zeros(len(lengths), int(counts.max()), *shape)
     for chosen, some in parts:

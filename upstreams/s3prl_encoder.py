@@ -62,8 +62,9 @@ class S3prl(Upstream):
         needed = max(self.window, self.shortest)
         count = int(self.frame_lengths(torch.tensor(clips.shape[1])))
         longer = torch.nn.functional.pad(clips, (0, max(needed - clips.shape[1], 0)))
-        parts = [longer] if self.together else longer.split(1)
-        return filled(torch.cat([self.stacked(part) for part in parts]), count)
+        if self.together:
+            return filled(self.stacked(longer), count)
+        return filled(torch.cat([self.stacked(clip) for clip in longer.split(1)]), count)
 
     def stacked(self, clips: Tensor) -> Tensor:
         """All the frames that the model gives clips (N, S), as (N, T, L, D)."""
