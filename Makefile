@@ -43,6 +43,7 @@ results: $(INSTALLED)
 	$(BENCH) run $(DEMO_UPSTREAMS) --home demo/home --results results --workers $(CORES)
 	$(BENCH) run fbank fbank_cmvn mfcc spectrogram hf:examples/hubert_tiny@random --suite fsdd --data fsdd=$(FSDD) \
 	  --home demo/home --results results --workers $(CORES)
+	$(BENCH) run hf:examples/hubert_tiny@random --precision bf16 --home demo/home --results results/bf16 --workers $(CORES)
 
 # `bench extract` and a sweep of 5 learning rates x 3 seeds, against the bare forward pass over the same clips.
 speed: $(INSTALLED)
