@@ -138,7 +138,7 @@ def extract(
     output: Annotated[Path, typer.Option("-o", "--output", help="An .npz file.")],
     device: Device = "auto", precision: Precision = "fp32", skip_bad: SkipBad = False,
 ) -> None:  # fmt: skip
-    """Write layerwise features of any audio: one float32 array (T, L, D) per file, keyed by its name without suffix."""
+    """Write layerwise features of any audio: one float32 array (T, L, D) per file, keyed by its path in the folder."""
     from benchmark.export import export
 
     count, skipped = export(upstream, audio, output, _device(device), _precision(precision), skip_bad)

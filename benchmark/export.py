@@ -67,30 +67,30 @@ def _write(archive: zipfile.ZipFile, batch: Sequence[Clip], arrays: Sequence[np.
 def _clips(audio: Sequence[Path], skip_bad: bool) -> tuple[list[Clip], int]:
     clips: dict[str, Clip] = {}
     skipped = 0
-    for path in _files(audio):
+    for key, path in _files(audio):
         found = inspect(str(path))
         if found.problem and not skip_bad:
             raise UserError(f"{path} {found.problem}; repair or remove it, or leave it out with --skip-bad")
-        if path.stem in clips:
+        if key in clips:
             raise UserError(
-                f"{path} and {clips[path.stem].stretch.audio} would both be called {path.stem!r} in the output;"
-                " rename one"
+                f"{path} and {clips[key].stretch.audio} would both be called {key!r} in the output; rename one"
             )
         if found.problem:
             skipped += 1
         else:
-            clips[path.stem] = Clip(
-                path.stem, "", {}, Stretch(str(path), 0, found.samples, found.rate), found.digest, ""
-            )
+            clips[key] = Clip(key, "", {}, Stretch(str(path), 0, found.samples, found.rate), found.digest, "")
     if not clips:
         raise UserError(f"no usable audio in {', '.join(map(str, audio))}; give files, or folders that hold some")
     return list(clips.values()), skipped
 
 
-def _files(audio: Sequence[Path]) -> list[Path]:
+def _files(audio: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Files with what each is called in the output: its name, or its path within the folder given, without suffix."""
     files = []
     for path in audio:
         if not path.exists():
             raise UserError(f"there is no file or folder {path}; correct the path")
-        files += audio_under(path) if path.is_dir() else [path]
+        found = audio_under(path) if path.is_dir() else [path]
+        root = path if path.is_dir() else path.parent
+        files += [(each.relative_to(root).with_suffix("").as_posix(), each) for each in found]
     return files

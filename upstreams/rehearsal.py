@@ -112,7 +112,7 @@ class Rehearsal:
     def newer_step(self, name: str, argument: Any) -> None:
         """As protocol 4 writes: followed only to name what it asks for."""
         self.newer = True
-        if name == "SHORT_BINUNICODE":
+        if name in ("SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES8"):
             self.stack.append(argument)
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = self.stack[-1]
