@@ -138,8 +138,11 @@ def unknown(name: str, known: list[str]) -> str:
         return f"no upstream '{name}'; write before it which family the checkpoint is of: {families}"
     if ":" in name:
         return f"no family of upstreams in '{name}'; write a registered name, {families} or path/file.py:function"
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    if name.partition("@")[0] in importlib.import_module("upstreams.s3prl_entries").entries():
+        return f"no upstream '{name}'; write s3prl:{name} for that of s3prl's hub"
+    folded = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1)
+    hint = f"did you mean '{folded[near[0]]}'? " if near else ""
     return f"no upstream '{name}'; {hint}see: bench list upstreams"
 
 

@@ -1,4 +1,4 @@
-"""What an upstream costs: multiply–accumulates and seconds of computing per second of audio."""
+"""What an upstream costs: multiply–accumulates (without Fourier transforms) and seconds per second of audio."""
 
 from __future__ import annotations
 

@@ -22,10 +22,9 @@ from upstreams import checkpoints, huggingface, s3prl_bridge
 from upstreams.arguments import arguments_of
 from upstreams.arrivals import Arrivals, recorded
 from upstreams.base import Upstream, UpstreamError
-from upstreams.huggingface import listed
 from upstreams.s3prl_bridge import Entry
 from upstreams.s3prl_encoder import S3prl, hidden_states, noise
-from upstreams.standins import printable
+from upstreams.standins import listed, printable, shown
 from upstreams.waveform_encoders import fold_weight_norm
 
 warnings.filterwarnings("ignore", module=r"s3prl\.")  # its ways of calling torch are deprecated
@@ -41,6 +40,10 @@ UNUSED = {  # of a family's checkpoints: heads of pre-training, or what is conve
     "decoar_layers": r"^(?!post_extract_proj\.|forward_lstm\.|backward_lstm\.)",
     "passt": r"^(?!blocks\.|norm\.)",  # its patches and positions are fitted to the window
     "lighthubert": r"^(?!feature_extractor\.|post_extract_proj\.|encoder\.|layer_norm\.)",
+}
+CONFIGURED = {  # where a family's checkpoints say whether their input is to be normalised
+    **dict.fromkeys(("hubert", "wav2vec2", "data2vec", "multires_hubert"), "task_cfg"),
+    **dict.fromkeys(("wavlm", "unispeech_sat"), "cfg"),
 }
 DERIVED = {  # of a family's models: what is computed from weights that did arrive
     "ast": r"\.pos_embed$|\.patch_embed\.proj\.",
@@ -78,6 +81,9 @@ def known(name: str) -> Entry:
     entries = s3prl_bridge.entries()
     if not entries:
         raise UpstreamError("s3prl is not installed; pip install s3prl==0.4.18")
+    before, colon, file = name.partition(":")
+    if colon and before in entries:
+        raise UpstreamError(f"no upstream '{name}' in s3prl; the file follows '@': s3prl:{before}@{file}")
     if name not in entries:
         near = difflib.get_close_matches(name, entries, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
@@ -93,7 +99,8 @@ def found(entry: Entry, given: str) -> Path:
     if not entry.needs_checkpoint and not entry.url:
         raise UpstreamError(f"'s3prl:{entry.name}' has no weights to load; drop '@{told}'")
     if entry.family in HUGGING_FACE and not path.is_dir():
-        raise UpstreamError(f"no folder '{told}'; give one written by save_pretrained, or write hf:{told}")
+        other = "" if path.exists() else f", or write hf:{told}"
+        raise UpstreamError(f"no folder '{told}'; give the folder written by save_pretrained{other}")
     if entry.family in FOLDERS and not path.is_dir():
         raise UpstreamError(f"no folder '{told}'; give the folder that holds {FOLDERS[entry.family]}")
     if not given or not (path.is_file() or (path.is_dir() and (entry.url or entry.family in HUGGING_FACE))):
@@ -139,12 +146,14 @@ def built(
             with s3prl_bridge.opened(checkpoint) as opened, redirect_stderr(io.StringIO()), standing_for_itself(twin):
                 contents, files = opened.loaded, opened.files
                 expert = getattr(s3prl_bridge.hub(), entry.name)(*first, **options).eval().float()
-        except UpstreamError:
+        except UpstreamError as error:
             refuse_misfits(entry, contents, arrivals, None)  # names them, where that is what went wrong
-            raise
+            raise UpstreamError(f"{error}{another(entry, contents, error.__cause__)}") from error
     if twin is not None:
         return expert, dict(twin.origin)
     refuse_misfits(entry, contents, arrivals, expert)
+    for content in contents:
+        refuse_unsaid(entry, content)
     more += [checkpoint] if checkpoint and checkpoint.is_file() else []
     return expert, checkpoints.digests([*files.values(), *more])
 
@@ -173,6 +182,30 @@ def standing_for_itself(twin: Upstream | None) -> Iterator[None]:
         yield
     finally:
         del kind.from_pretrained
+
+
+def another(entry: Entry, contents: list[Any], cause: BaseException | None) -> str:
+    """What to add to an error where s3prl sought in vain for a part of a checkpoint."""
+    if not isinstance(cause, KeyError) or not contents or not isinstance(contents[0], dict):
+        return ""
+    return f"; the file, which holds {listed(map(str, contents[0]))}, may be of another family than {entry.family}"
+
+
+def refuse_unsaid(entry: Entry, content: Any) -> None:
+    """Raises UpstreamError where a checkpoint says nothing of normalising its input, or is of another rate.
+
+    Released base models of WavLM say nothing, and mean False; those with layer norms throughout mean True, and say it.
+    """
+    place = CONFIGURED.get(entry.family, "task_cfg")
+    settings = content.get(place) if isinstance(content, dict) else None
+    settings = settings if isinstance(settings, dict) else {}
+    base = place == "cfg" and settings.get("extractor_mode") != "layer_norm"
+    if entry.family in CONFIGURED and not isinstance(settings.get("normalize", False if base else None), bool):
+        told = f"the checkpoint of 's3prl:{entry.name}' does not say whether its input is normalised"
+        raise UpstreamError(f"{told}; set 'normalize' to True or False in its {place}")
+    if (rate := settings.get("sample_rate", 16_000)) != 16_000:
+        told = f"the checkpoint of 's3prl:{entry.name}' has the sample_rate {shown(rate)}"
+        raise UpstreamError(f"{told}, where s3prl's models hear 16000 Hz; give one of 16000 Hz")
 
 
 def refuse_misfits(entry: Entry, contents: list[Any], arrivals: Arrivals, expert: nn.Module | None) -> None:

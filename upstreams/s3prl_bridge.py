@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import io
 import logging
 import random
 import re
-import runpy
 import sys
 import traceback
 import warnings
@@ -36,7 +34,7 @@ from upstreams.construction import Allowance, counted
 from upstreams.hub import reachable
 from upstreams.s3prl_entries import Entry as Entry
 from upstreams.s3prl_entries import entries as entries
-from upstreams.s3prl_entries import missing
+from upstreams.s3prl_entries import import_timm
 
 KALDI = re.compile(r"torchaudio\.compliance\.kaldi\.(fbank|mfcc|spectrogram)")
 
@@ -235,20 +233,6 @@ def reading(now: Opened) -> Iterator[None]:
             sys.modules["optimizers"] = optimizers
 
 
-def import_timm() -> None:
-    """Import timm 0.4.5 without its data sets, which need torchvision and a torch of 2021; models do not."""
-    if missing("ssast") or "timm" in sys.modules:
-        return
-    root = Path(importlib.util.find_spec("timm").origin).parent  # type: ignore[union-attr, arg-type]
-    data = ModuleType("timm.data")
-    vars(data).update(runpy.run_path(str(root / "data" / "constants.py")))  # all that its models want of timm.data
-    sys.modules["timm.data"] = data
-    try:
-        importlib.import_module("timm")
-    finally:
-        del sys.modules["timm.data"]
-
-
 @contextmanager
 def told(place: str, now: Opened | None = None) -> Iterator[None]:
     """Turns whatever s3prl raises or exits with into one sentence."""
@@ -258,6 +242,8 @@ def told(place: str, now: Opened | None = None) -> Iterator[None]:
         if now and now.refusals:
             raise now.refusals[0] from error
         if isinstance(error, UpstreamError):
+            if now is None and str(error).startswith(("it ", "its ")):
+                raise UpstreamError(f"{place}: {error}") from error
             raise
         raise UpstreamError(f"{place}: {explained(error)}") from error
 
@@ -268,6 +254,12 @@ def explained(error: BaseException) -> str:
     while isinstance(error.__context__, Exception) and "NOT loaded" in str(error):  # says nothing of the cause
         error = error.__context__
     kind = type(error).__name__
+    if "alloc_cpu.cpp" in str(error) or isinstance(error, MemoryError):
+        return "its configuration asks for more memory than there is"
+    if isinstance(error, IndexError):
+        return f"s3prl's code does not fit this checkpoint: {kind}: {checkpoints.one_line(error)}"
+    if "task_cfg" in str(error):
+        return "it is not in the format that s3prl converts fairseq's to; give one of fairseq's own as fairseq:FILE"
     if str(error):
         return f"{kind}: {checkpoints.one_line(error)}"
     lines = traceback.extract_tb(error.__traceback__)

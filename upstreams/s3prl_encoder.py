@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from upstreams.base import Features, Upstream, UpstreamError, by_length
 from upstreams.s3prl_bridge import generators_kept
-from upstreams.trial import difference
+from upstreams.trial import difference, plural
 
 SHORTEST = 800  # samples; s3prl extends shorter clips
 COSTLY = (F.linear, F.conv1d, F.conv2d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm)
@@ -184,7 +184,9 @@ def pace(count: Callable[[int], int], declared: int, shortest: int) -> tuple[int
 def in_windows(count: Callable[[int], int], declared: int) -> tuple[int, int]:
     """Hop and window of frames that come at no one pace; raises UpstreamError where they are not about as declared."""
     if not declared / 1.5 < 16_000 / count(16_000) < declared * 1.5:
-        raise UpstreamError(f"it gives {count(16_000)} frames for one second, where its hop is said to be {declared}")
+        raise UpstreamError(
+            f"it gives {plural(count(16_000), 'frame')} for one second, where its hop is said to be {declared}"
+        )
     return declared, 1
 
 
@@ -205,5 +207,7 @@ def filled(frames: Tensor, count: int) -> Tensor:
     """The first `count` of frames (N, T, L, D), the last one repeated where there are fewer, as s3prl does."""
     lacking = count - frames.shape[1]
     if lacking > frames.shape[1]:
-        raise UpstreamError(f"it gives {frames.shape[1]} frames where its rate promises {count}; it cannot be used")
+        raise UpstreamError(
+            f"it gives {plural(frames.shape[1], 'frame')} where its rate promises {count}; it cannot be used"
+        )
     return torch.cat([frames, frames[:, -1:].expand(-1, lacking, -1, -1)], 1) if lacking > 0 else frames[:, :count]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import runpy
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 GIVEN = ("_local", "_url", "_gdriveid", "_custom")  # how s3prl names what takes a checkpoint
@@ -84,3 +87,17 @@ def missing(what: str) -> str:
     if importlib.util.find_spec(package) is None:
         return advice
     return advice if release and metadata.version(package) != release else ""
+
+
+def import_timm() -> None:
+    """Import timm 0.4.5 without its data sets, which need torchvision and a torch of 2021; models do not."""
+    if missing("ssast") or "timm" in sys.modules:
+        return
+    root = Path(importlib.util.find_spec("timm").origin).parent  # type: ignore[union-attr, arg-type]
+    data = ModuleType("timm.data")
+    vars(data).update(runpy.run_path(str(root / "data" / "constants.py")))  # all that its models want of timm.data
+    sys.modules["timm.data"] = data
+    try:
+        importlib.import_module("timm")
+    finally:
+        del sys.modules["timm.data"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from upstreams import s3prl_bridge
+from upstreams import s3prl_bridge, s3prl_entries
 from upstreams.s3prl_entries import missing
 
 AUDIO = {"feat_type": "fbank", "feat_dim": 80, "frame_length": 25, "frame_shift": 10, "cmvn": True, "decode_wav": False}
@@ -140,7 +140,7 @@ def shrink(monkeypatch: Any, width: int = 24) -> None:
     """Has s3prl build models that it knows in one size only in a size for tests; AST's code insists on 768."""
     sizes = {"embed_dim": width, "depth": 2, "num_heads": 4, "mlp_ratio": 1}
     if not missing("ssast"):
-        s3prl_bridge.import_timm()
+        s3prl_entries.import_timm()
         import timm
         from timm.models.vision_transformer import DistilledVisionTransformer as Vit
 

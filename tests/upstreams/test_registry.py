@@ -104,6 +104,9 @@ def test_every_name_without_weights_is_built_and_holds_the_contract_of_shapes() 
 def test_unknown_names_are_answered_with_the_nearest_one() -> None:
     assert told("fbnak") == "no upstream 'fbnak'; did you mean 'fbank'? see: bench list upstreams"
     assert told("wavlm_bas").startswith("no upstream 'wavlm_bas'; did you mean 'wavlm_base'?")
+    assert told("FBANK").startswith("no upstream 'FBANK'; did you mean 'fbank'?")
+    assert told("tera_local") == "no upstream 'tera_local'; write s3prl:tera_local for that of s3prl's hub"
+    assert told("tera_local@tera.pt").startswith("no upstream 'tera_local@tera.pt'; write s3prl:tera_local@tera.pt")
     assert told("zzzzzz") == "no upstream 'zzzzzz'; see: bench list upstreams"
     assert told("mine.py").endswith("a reference to your own upstream is mine.py:function")
     assert told("facebook/hubert-base-ls960").endswith("is written hf:facebook/hubert-base-ls960")

@@ -263,9 +263,55 @@ def test_a_configuration_of_a_huge_model_is_refused_at_once(
 
     path = checkpoint(family) if family in CHECKPOINTS else getattr(s3prl_spectral, family)(tmp_path / "model.pt")
     start = time.monotonic()
-    with pytest.raises(UpstreamError, match=r"larger model|its configuration says|hop is said|allocate memory"):
+    with pytest.raises(UpstreamError, match=r"larger model|its configuration says|hop is said|more memory than"):
         create(f"s3prl:{entry}@{altered(path, tmp_path / 'huge.pt', enlarge)}")
     assert time.monotonic() - start < 5
+
+
+def without(keys: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
+    """Takes a nested key out, or gives it another value."""
+
+    def change(state: dict[str, Any]) -> None:
+        part, key = keys.split(".")
+        state[part].pop(key, None)
+        state[part] |= {} if value is None else {key: value}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("entry", "keys", "value"),
+    [
+        *((name, "task_cfg.normalize", None) for name in ("hubert_local", "wav2vec2_local", "data2vec")),
+        ("multires_hubert_local", "task_cfg.normalize", None),
+        ("hubert_local", "task_cfg.normalize", "no"),
+        ("wavlm_large", "cfg.normalize", None),
+        ("unispeech_sat_base", "cfg.normalize", "no"),
+        ("hubert_local", "task_cfg.sample_rate", 10**9),
+        ("wav2vec2_local", "task_cfg.sample_rate", 8_000),
+        ("wav2vec", "task_cfg.sample_rate", 8_000),
+        ("wavlm_local", "cfg.sample_rate", 8_000),
+    ],
+)
+def test_what_a_model_does_to_its_input_is_said_by_its_checkpoint(
+    entry: str, keys: str, value: Any, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = altered(checkpoint(entry), tmp_path / "unsaid.pt", without(keys, value))
+    what = f"has the sample_rate {value}, where" if "rate" in keys else "does not say whether its input is normalised"
+    with pytest.raises(UpstreamError, match=f"^the checkpoint of 's3prl:{entry}' {what}"):
+        create(f"s3prl:{entry}@{path}")
+
+
+@pytest.mark.parametrize(
+    ("entry", "keys"),
+    [("wavlm_local", "cfg.normalize"), ("unispeech_sat_base", "cfg.normalize"), ("hubert", "task_cfg.sample_rate")],
+)
+def test_what_released_checkpoints_leave_unsaid_is_as_their_format_has_it(
+    entry: str, keys: str, upstream: Callable[[str], Any], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = altered(checkpoint(entry), tmp_path / "base.pt", without(keys))
+    clip = sound(8_000)
+    assert torch.equal(encoded(create(f"s3prl:{entry}@{path}"), clip), encoded(upstream(entry), clip))
 
 
 def test_an_optimizers_state_is_left_out_and_not_kept(upstream: Callable[[str], Any]) -> None:
@@ -337,6 +383,7 @@ def test_one_of_several_files_is_refused_for_their_folder(checkpoint: Callable[[
         ("s3prl:hubert@", "no file ''"),
         ("s3prl:fbank@nowhere.pt", "'s3prl:fbank' has no weights to load; drop '@nowhere.pt'"),
         ("s3prl:fbank@random", "no random twin of 's3prl:fbank'"),
+        ("s3prl:tera_local:tera.pt", "no upstream 'tera_local:tera.pt' in s3prl; .* s3prl:tera_local@tera.pt$"),
         ("s3prl:hf_hubert_custom@facebook/hubert", "no folder 'facebook/hubert'; .* or write hf:facebook/hubert"),
         ("s3prl:mos_apc", "'s3prl:mos_apc' cannot run here: "),
         ("s3prl:", "no upstream '' in s3prl"),
@@ -345,6 +392,32 @@ def test_one_of_several_files_is_refused_for_their_folder(checkpoint: Callable[[
 def test_a_reference_to_nothing_says_what_to_write(reference: str, message: str) -> None:
     with pytest.raises(UpstreamError, match=message):
         create(reference)
+
+
+def test_a_file_is_no_folder_of_transformers(tmp_path: Path) -> None:
+    (tmp_path / "h.pt").touch()
+    with pytest.raises(UpstreamError, match=r"h\.pt'; give the folder written by save_pretrained$"):
+        create(f"s3prl:hf_hubert_custom@{tmp_path}/h.pt")
+
+
+def test_a_checkpoint_that_lacks_what_s3prl_seeks_may_be_of_another_family(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    holds = "dictionaries_symbols, model_cfg, model_weight, task_cfg"
+    with pytest.raises(
+        UpstreamError, match=f"'Config'; the file, which holds {holds}, may be of another family than tera"
+    ):
+        create(f"s3prl:tera_local@{checkpoint('hubert_local')}")
+    torch.save({"args": None, "cfg": {"model": {}}, "model": {}}, tmp_path / "raw.pt")
+    with pytest.raises(UpstreamError, match="give one of fairseq's own as fairseq:FILE"):
+        create(f"s3prl:hubert_local@{tmp_path / 'raw.pt'}")
+
+
+def test_limits_of_its_configuration_name_the_reference(tmp_path: Path) -> None:
+    path = s3prl_spectral.tera(tmp_path / "tera.pt")
+    huge = altered(path, tmp_path / "huge.pt", lambda state: state["Config"]["transformer"].update(num_layers=10**7))
+    with pytest.raises(UpstreamError, match=f"^'s3prl:tera_local@{huge}' does not run: its configuration says"):
+        create(f"s3prl:tera_local@{huge}")
 
 
 def test_options_reach_the_model_and_count(upstream: Callable[[str], Any], checkpoint: Callable[[str], Path]) -> None:

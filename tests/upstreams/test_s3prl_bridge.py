@@ -260,6 +260,17 @@ def test_what_s3prl_raises_becomes_one_sentence(tmp_path: Path, monkeypatch: pyt
         build("ssast_patch_base", wrong)
 
 
+def test_errors_of_memory_and_of_code_say_what_is_wrong() -> None:
+    def sentence(error: Exception) -> str:
+        with pytest.raises(UpstreamError) as caught, s3prl_bridge.told("it"):
+            raise error
+        return str(caught.value)
+
+    for error in (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0."), MemoryError("4 GiB")):
+        assert sentence(error) == "it: its configuration asks for more memory than there is"
+    assert sentence(IndexError("2")) == "it: s3prl's code does not fit this checkpoint: IndexError: 2"
+
+
 def test_a_cause_that_s3prl_hides_is_told(tmp_path: Path) -> None:
     path = s3prl_spectral.tera(tmp_path / "tera.pt")
     content = torch.load(path, weights_only=False)
@@ -306,8 +317,9 @@ assert hub is s3prl_bridge.hub() and sys.path == paths
 after = {name: id(value) for name, value in vars(torchaudio).items()}
 assert all(after[name] == before[name] for name in before)
 assert not hasattr(torchaudio, "set_audio_backend") and "torchaudio.sox_effects" not in sys.modules
-if not s3prl_bridge.missing("ssast"):
-    s3prl_bridge.import_timm()
+from upstreams import s3prl_entries
+if not s3prl_entries.missing("ssast"):
+    s3prl_entries.import_timm()
     import timm
     assert timm.__version__ == "0.4.5" and not hasattr(timm, "data")
 from s3prl.nn import S3PRLUpstream, Featurizer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.upstreams.s3prl_speech import encoded, sound
 from upstreams.base import UpstreamError
 from upstreams.check import check
-from upstreams.s3prl_encoder import S3prl
+from upstreams.s3prl_encoder import S3prl, filled
 
 
 class Fake(nn.Module):
@@ -160,6 +160,11 @@ def test_a_model_draws_from_nobody_elses_generators() -> None:
 def test_a_pace_far_from_what_a_model_says_is_refused() -> None:
     with pytest.raises(UpstreamError, match="it gives 9 frames for one second, where its hop is said to be 320"):
         S3prl(InWindows((320,), (3,)), {})
+
+
+def test_one_frame_is_no_frames() -> None:
+    with pytest.raises(UpstreamError, match="it gives 1 frame where its rate promises 5"):
+        filled(torch.zeros(1, 1, 2, 3), 5)
 
 
 def test_a_model_with_norms_over_the_batch_gets_one_clip_at_a_time() -> None:
