@@ -112,7 +112,8 @@ def identity(upstream: Upstream) -> str:
 
 
 def macs(upstream: Upstream) -> str:
-    return f"{macs_per_second(upstream) / 1e6:,.2f} million per second of audio without Fourier transforms, counted on a clip of 5 s"
+    millions = f"{macs_per_second(upstream) / 1e6:,.2f} million"
+    return f"{millions} per second of audio without Fourier transforms, counted on a clip of 5 s"
 
 
 def speed(upstream: Upstream) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from upstreams.literals import literal as literal
 from upstreams.loading import expanded as expanded
 from upstreams.loading import load as load
 from upstreams.loading import one_line as one_line
-from upstreams.loading import opened
+from upstreams.loading import read_json as read_json
 from upstreams.only_safe import only_safe as only_safe
 from upstreams.standins import listed, printable
 
 State = dict[str, Tensor]
 LONGEST = 255  # letters of a file's name
+MOST_FILES = 10_000  # of one checkpoint
 COUNTERS = ("num_batches_tracked", "position_ids")  # the whole numbers among weights
 
 
@@ -34,27 +34,46 @@ def read(path: str | Path) -> State:
 
 
 def read_parts(index: Path) -> State:
-    """All tensors of the files that an index names, which lie beside it."""
+    """The tensors that an index names, each from the file beside it that it is assigned to, and no others.
+
+    Raises UpstreamError for one that is absent from its file, or in a file that it is not assigned to.
+    """
     state: State = {}
-    for name in parts(index):
-        state.update(read(index.parent / name))
+    for name, assigned in parts(index).items():
+        held = read(index.parent / name)
+        told = f"'{index}' and {printable(name)} beside it contradict each other"
+        if assigned - held.keys():
+            raise UpstreamError(f"{told}, which lacks {listed(assigned - held.keys())}; download both again")
+        if held.keys() - assigned:
+            raise UpstreamError(
+                f"{told}, which holds {listed(held.keys() - assigned)} though not assigned to it; download both again"
+            )
+        state.update(held)
     return state
 
 
-def parts(index: Path) -> list[str]:
-    """Names of the files that an index file lists; raises UpstreamError where it is none, or names other folders."""
-    with opened(index) as file:
-        text = file.read()
+def parts(index: Path) -> dict[str, set[str]]:
+    """Files that an index file lists, in order, and the tensors assigned to each.
+
+    Raises UpstreamError where it is no index, or names other folders or more than 10000 files.
+    """
+    assigned: dict[str, set[str]] = {}
     try:
-        names = sorted({str(name) for name in json.loads(text)["weight_map"].values()})
+        for tensor, name in read_json(index)["weight_map"].items():
+            assigned.setdefault(str(name), set()).add(tensor)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        if isinstance(error, UpstreamError):
+            raise
         raise UpstreamError(f"'{index}' is not an index of checkpoint files; download it again") from error
+    if len(assigned) > MOST_FILES:
+        raise UpstreamError(f"'{index}' names {len(assigned)} files; a checkpoint may be in {MOST_FILES}")
+    names = sorted(assigned)
     for name in names:
         if Path(name).name != name or name.endswith(".index.json") or not name.isprintable() or len(name) > LONGEST:
             raise UpstreamError(
                 f"'{index}' names the file '{printable(name)}', which is not beside it; put them in one folder"
             )
-    return names
+    return {name: assigned[name] for name in names}
 
 
 def tensors_only(state: Any, path: Path) -> State:

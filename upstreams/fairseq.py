@@ -17,6 +17,7 @@ from upstreams import HIGHEST_RATE, LOWEST_RATE, checkpoints
 from upstreams.base import Upstream, UpstreamError
 from upstreams.fairseq_keys import CHOICES, DEFAULTS, FIRST, NESTED, OTHERS, UNUSED, fairseq_name, spelled
 from upstreams.huggingface import in_single, model_class, quiet
+from upstreams.sizes import KERNEL, refuse_slow
 from upstreams.standins import listed, shown
 from upstreams.waveform_encoders import WaveformEncoder
 
@@ -44,6 +45,8 @@ def load(rest: str, random: bool = False) -> Upstream:
 
     Raises UpstreamError where the file is missing, broken, not in this format, or of a model that is not known here.
     """
+    if not rest:
+        raise UpstreamError("fairseq: has nothing after it; write fairseq:FILE, a checkpoint in fairseq's format")
     path = checkpoints.expanded(rest)
     release = unpacked(checkpoints.load(path), rest)
     normalize, sample_rate = front_end(release.task, rest)
@@ -53,6 +56,7 @@ def load(rest: str, random: bool = False) -> Upstream:
     if random:
         model = architecture(config, weights, rest)
     upstream = FairseqEncoder(model, normalize, sample_rate)
+    refuse_slow(upstream, f"cfg of '{rest}'")
     upstream.origin = checkpoints.digests([path])
     return upstream
 
@@ -71,6 +75,9 @@ def unpacked(content: Any, rest: str) -> Release:
         )
     state = {str(key): value for key, value in state.items()}
     refuse_others(state, rest)
+    flat = isinstance(held.get("cfg"), dict) and "model" not in held["cfg"]
+    if flat and model.get("extractor_mode", "default") == "default":
+        task = {"normalize": False, **task}  # Microsoft's own default, which WavLM Base does not write down
     release = Release(state, model, task)
     return encoder_of(release, rest) if any(NESTED in key for key in state) else release
 
@@ -153,6 +160,8 @@ def checked(given: dict[str, Any], tensors: int, rest: str) -> dict[str, Any]:
             raise UpstreamError(
                 f"cfg of '{rest}' has {name} = {shown(options[name])}, but there are only {tensors} weights"
             )
+    if options["conv_pos"] > KERNEL:
+        raise UpstreamError(f"cfg of '{rest}' has conv_pos = {shown(options['conv_pos'])}; it must be {KERNEL} at most")
     return options
 
 
@@ -200,6 +209,8 @@ def convolutions(text: str, sample_rate: int, rest: str) -> list[list[int]]:
         raise UpstreamError(f"{told}; it must list (channels, kernel, stride)")
     if not 1 <= len(layers) <= MOST_CONVOLUTIONS:
         raise UpstreamError(f"{told}, which is {len(layers)} layers; it must be 1 to {MOST_CONVOLUTIONS}")
+    if max(kernel for _, kernel, _ in layers) > KERNEL:
+        raise UpstreamError(f"{told}; its kernels must be {KERNEL} at most")
     if math.prod(stride for _, _, stride in layers) > sample_rate:
         raise UpstreamError(f"{told}, which is less than a frame per second; correct the strides")
     return [list(sizes) for sizes in zip(*layers, strict=True)]

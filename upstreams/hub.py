@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
@@ -46,8 +45,10 @@ class Source:
         if path is None:
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = checkpoints.read_json(path)
         except (ValueError, RecursionError) as error:
+            if isinstance(error, UpstreamError):
+                raise
             raise UpstreamError(
                 f"{name} of '{self.reference}' is not JSON ({checkpoints.one_line(error)}); download it again"
             ) from error
@@ -60,9 +61,10 @@ class Source:
         path = next((path for name in WEIGHTS if (path := self.find(name))), None)
         if path is None:
             raise UpstreamError(f"no weights in '{self.reference}'; it must hold one of {', '.join(WEIGHTS)}")
-        absent = [name for name in checkpoints.parts(path) if not self.find(name)] if path.suffix == ".json" else []
+        names = checkpoints.parts(path) if path.suffix == ".json" else {}
+        absent = next((name for name in names if not self.find(name)), None)
         if absent:
-            raise UpstreamError(f"'{self.reference}' lacks {absent[0]}, which {path.name} names; download it too")
+            raise UpstreamError(f"'{self.reference}' lacks {absent}, which {path.name} names; download it too")
         return path
 
     def origin(self) -> dict[str, str]:
@@ -76,12 +78,20 @@ def locate(reference: str) -> Source:
     path = checkpoints.expanded(reference)
     if reference and path.is_dir():
         return Source(reference, path)
+    takes = "hf: takes a folder written by save_pretrained, or a hub id"
+    if path.is_file():
+        raise UpstreamError(f"'{reference}' is a file; {takes}: give its folder, or fairseq:FILE where it is fairseq's")
     name, at, revision = reference.partition("@")
     if at and checkpoints.expanded(name).is_dir():
+        if revision.lower() == "random":
+            raise UpstreamError(f"'{name}' has no revision '{revision}'; its random twin is written {name}@random")
         raise UpstreamError(f"'{name}' is a folder, which has no revisions; give it without '@{revision}'")
+    if "?" in reference:
+        options = reference.partition("?")[2]
+        raise UpstreamError(f"'{reference}' ends in options, '?{options}', and models in folders take none; {takes}")
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or not name
     if looks_local or path.exists():
-        raise UpstreamError(f"no folder '{reference}'; hf: takes a folder written by save_pretrained, or a hub id")
+        raise UpstreamError(f"no folder '{reference}'; {takes}")
     if at and (not REVISION.fullmatch(revision) or ".." in revision):
         raise UpstreamError(f"'{revision}' is no revision of '{name}'; give a branch, a tag or a commit after the @")
     return Source(reference, None, name, revision or None)

@@ -13,10 +13,11 @@ from upstreams.base import Upstream, UpstreamError
 from upstreams.conformer_encoders import Wav2Vec2Bert
 from upstreams.front_end import FrontEnd, front_end
 from upstreams.hub import Source, locate
+from upstreams.sizes import MOST, refuse_impossible, refuse_slow, weighed
 from upstreams.spectrogram_encoders import Ast, Whisper
 from upstreams.squeezed_encoders import SqueezedEncoder
 from upstreams.standins import listed as listed
-from upstreams.standins import printable, shown
+from upstreams.standins import shown
 from upstreams.waveform_encoders import WaveformEncoder
 
 MODELS = {
@@ -43,7 +44,7 @@ TASKS = ("lm_head.", "classifier.", "projector.", "layer_weights", "proj_out.", 
 SPEAKERS = ("tdnn.", "feature_extractor.", "objective.")
 PRETRAINING = ("quantizer.", "project_q.", "project_hid.", "ctc_proj.", "final_proj.", "speaker_proj.")
 HEADS = (*TASKS, *SPEAKERS, *PRETRAINING, "label_embeddings_concat", "layer_norm_for_extract.")
-BOUNDS = {"_heads": (1, 1e6), "_distance": (1, 1e6), "_eps": (1e-30, 1), "dropout": (0, 1), "dropout_prob": (0, 1)}
+LABELS = ("num_labels", "id2label", "label2id")  # of heads; transformers makes lists of them
 SLACK = 50_000_000  # weights that a checkpoint may lack before the missing ones are told by name
 
 
@@ -58,7 +59,7 @@ def load(reference: str, random: bool = False) -> Upstream:
         raise UpstreamError(f"no config.json in '{reference}'; give a folder written by save_pretrained, or a hub id")
     config = configuration(content, reference)
     settings = front_end(source, config.model_type)
-    model = untrained(config) if random else trained(config, source)
+    model = twin(config, reference) if random else trained(config, source)
     try:
         upstream = wrapped(model, settings)
     except (TypeError, ValueError) as error:
@@ -83,7 +84,8 @@ def configuration(content: dict[str, Any], reference: str) -> Any:
     if content.get("quantization_config"):
         raise UpstreamError(f"weights of '{reference}' are quantised (quantization_config); give the unquantised model")
     # How attention is computed says nothing of the model, and may name code on the hub.
-    plain = {key: value for key, value in content.items() if "_implementation" not in key}
+    plain = {key: value for key, value in content.items() if "_implementation" not in key and key not in LABELS}
+    refuse_impossible(plain, reference)
     try:
         with quiet():
             config = model_class(kind).config_class.from_dict(plain)
@@ -96,17 +98,7 @@ def configuration(content: dict[str, Any], reference: str) -> Any:
         raise UpstreamError(
             f"'{reference}' has no transformer block; num_hidden_layers in its config.json must be >= 1"
         )
-    refuse_impossible(config.to_dict(), reference)
     return config
-
-
-def refuse_impossible(sizes: dict[str, Any], reference: str) -> None:
-    """Raise UpstreamError for numbers that no model has, but that transformers would build one of."""
-    for key, value in sizes.items():
-        for ending, (least, most) in BOUNDS.items():
-            if key.endswith(ending) and isinstance(value, (int, float)) and not least <= value <= most:
-                told = f"config.json of '{reference}' has {printable(key)} = {shown(value)}"
-                raise UpstreamError(f"{told}; it must be from {least:g} to {most:g}")
 
 
 def model_class(kind: str) -> Any:
@@ -125,6 +117,12 @@ def untrained(config: Any) -> Any:
         raise UpstreamError(f"no model can be built from this config.json: {checkpoints.one_line(error)}") from error
 
 
+def twin(config: Any, reference: str) -> Any:
+    """A model with random weights; raises UpstreamError for a configuration of more than are ever wanted."""
+    refuse_larger(config, None, reference)
+    return untrained(config)
+
+
 def bare(config: Any) -> Any:
     """A configuration without the adapter that may follow a model's last layer."""
     if getattr(config, "add_adapter", False):
@@ -139,7 +137,7 @@ def trained(config: Any, source: Source) -> Any:
     state, strangers = without_heads(checkpoints.read(source.weights()), model_type)
     state = checkpoints.renamed(state, present, source.reference)
     checkpoints.refuse_unusable(state, source.reference)
-    refuse_larger(bare(config), state, source.reference)
+    refuse_larger(config, state, source.reference)
     try:
         with quiet():
             model, report = telling(model_type).from_pretrained(
@@ -164,14 +162,16 @@ def telling(model: Any) -> Any:
     return type(model.__name__, (model,), {"_keys_to_ignore_on_load_unexpected": kept, "__module__": model.__module__})
 
 
-def refuse_larger(config: Any, state: checkpoints.State, reference: str) -> None:
-    """Raise UpstreamError, before memory is taken, for a configuration of far more weights than there are."""
-    too_deep = getattr(config, "num_hidden_layers", 0) > 1_000 + len(state)
-    if not too_deep:
-        with torch.device("meta"):
-            model = untrained(config)
-        described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-    if too_deep or described > SLACK + 2 * sum(tensor.numel() for tensor in state.values()):
+def refuse_larger(config: Any, state: checkpoints.State | None, reference: str) -> None:
+    """Raise UpstreamError, before memory is taken, for a configuration of far more weights than there are.
+
+    Without a state, which is for random weights, of more than 5 billion.
+    """
+    described = weighed(lambda: untrained(bare(config)))
+    if state is None and described > MOST:
+        told = f"config.json of '{reference}' describes a model of {described:.2g} weights"
+        raise UpstreamError(f"{told}; a random twin may have {MOST:.0e}")
+    if state is not None and described > SLACK + 2 * sum(tensor.numel() for tensor in state.values()):
         raise UpstreamError(f"config.json of '{reference}' describes a far larger model than its weights are of")
 
 
@@ -246,5 +246,7 @@ def wrapped(model: Any, settings: FrontEnd) -> Upstream:
         return Ast(model, settings)
     if kind == "wav2vec2-bert":
         return Wav2Vec2Bert(model, settings)
-    encoder = SqueezedEncoder if kind in ("sew", "sew-d") else WaveformEncoder
-    return encoder(model, settings.flag("do_normalize"), settings.whole("sampling_rate"))
+    family = SqueezedEncoder if kind in ("sew", "sew-d") else WaveformEncoder
+    encoder = family(model, settings.flag("do_normalize"), settings.whole("sampling_rate"))
+    refuse_slow(encoder, f"config.json of '{settings.reference}'")
+    return encoder

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import stat
 import threading
 import warnings
@@ -26,6 +27,7 @@ from upstreams.standins import ADVICE, FEW_VALUES, RefusedError, inert, plain, p
 AGAIN = "download it again"
 LARGEST_PICKLE = 64 << 20  # bytes beside the weights themselves
 LARGEST_HEADER = 100 << 20  # bytes, which safetensors sets
+LARGEST_JSON = 20 << 20  # bytes; published configurations and indexes have 1 << 20 at most
 _loading = threading.Lock()  # torch has one allow-list for all threads
 OTHERS = {  # first bytes of what people take for a checkpoint
     b"<": "a web page, not weights; download the file behind it",
@@ -84,6 +86,15 @@ def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         yield file
 
 
+def read_json(path: Path) -> Any:
+    """Content of a JSON file; raises ValueError or RecursionError where it is none, UpstreamError over 20 MB."""
+    with opened(path) as file:
+        text = file.read(LARGEST_JSON + 1)
+    if len(text) > LARGEST_JSON:
+        raise UpstreamError(f"'{path}' has more than {LARGEST_JSON >> 20} MB, which is no configuration; {AGAIN}")
+    return json.loads(text.decode("utf-8"))
+
+
 def read_stream(file: IO[bytes], name: str) -> Any:
     """As `load`, from the beginning of an open file with a name for messages."""
     try:
@@ -128,6 +139,9 @@ def refuse_other_files(name: str, start: bytes, file: IO[bytes]) -> None:
         raise UpstreamError(f"checkpoint '{name}' is a tar archive; unpack it, or save its content with a newer torch")
     if head[:1] in (b"{", b"[") and is_json(start + file.read(1 << 20)):
         raise UpstreamError(f"checkpoint '{name}' is JSON, not weights; download the file behind it")
+    file.seek(0)
+    if is_text(file.read(1 << 16)):
+        raise UpstreamError(f"checkpoint '{name}' is text, not weights; give what torch.save or safetensors wrote")
 
 
 def is_json(text: bytes) -> bool:
@@ -136,6 +150,20 @@ def is_json(text: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def is_text(start: bytes) -> bool:
+    """Whether a file begins with lines of text, and not with one of the oldest pickles, which are text too."""
+    if not all(letter >= 32 or letter in b"\t\n\r\f" for letter in start):
+        return False
+    try:
+        start.decode("utf-8", "strict" if len(start) < 1 << 16 else "ignore")
+        list(pickletools.genops(start))
+    except UnicodeDecodeError:
+        return False
+    except Exception:  # of many kinds, for what is no pickle
+        return True
+    return False
 
 
 def is_safetensors(start: bytes, size: int) -> bool:

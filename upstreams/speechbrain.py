@@ -23,6 +23,7 @@ from upstreams.base import Features, Upstream, UpstreamError
 from upstreams.front_end import front_end
 from upstreams.hub import Source, locate
 from upstreams.hyperparams import Hyperparams, Tagged
+from upstreams.sizes import MOST, weighed
 from upstreams.speaker_encoders import POOLING, Normalization, SpeakerEncoder
 from upstreams.standins import listed, printable, shown
 from upstreams.waveform_encoders import WaveformEncoder
@@ -41,6 +42,7 @@ IDLE = ("avoid_padding_norm", "device", "update_until_epoch")  # arguments that 
 SHAPES = ("triangular", "rectangular", "gaussian")  # of filters; any other name is taken for the last
 LARGEST = 200_000  # argument; those that memory or time grow with are kept smaller
 LARGE = dict.fromkeys(("block_sizes", "left_frames", "n_mels", "res2net_scale", "right_frames", "tdnn_blocks"), 1_000)
+LARGE["n_fft"] = 16_384
 QUIRKS = "allow_tf32,disable_jit_profiling"  # settings of torch that it changes as it is imported, by its own names
 
 
@@ -165,6 +167,8 @@ def speaker_encoder(node: Tagged, plan: Hyperparams, source: Source, weights: Pa
     if rate is not None and rate != front["sample_rate"]:
         raise plan.error(f"says sample_rate {shown(rate)}, but its Fbank takes {front['sample_rate']}; make them agree")
     normalization, norm = normalized(plan, source)
+    if not weights and weighed(lambda: constructed(node, plan)[0]) > MOST:
+        raise plan.error(f"describes a network of more than {MOST:.0e} weights; get another")
     with torch.device("meta" if weights else "cpu"):  # nothing is allocated before it is known to fit the weights
         network, arguments = constructed(node, plan)
     if weights:
@@ -223,9 +227,11 @@ def fine_tuned(node: Tagged, plan: Hyperparams, source: Source, weights: Path | 
     base = base_of(arguments, plan, source)
     config = huggingface.configuration(base.read_json("config.json") or {}, base.reference)
     settings = front_end(base, config.model_type)
+    state = tuned(weights, huggingface.model_class(config.model_type), source.reference) if weights else None
+    huggingface.refuse_larger(config, state, base.reference)
     model = huggingface.untrained(config)
-    if weights:
-        fill(model, tuned(weights, model, source.reference), source.reference, huggingface.UNUSED)
+    if state is not None:
+        fill(model, state, source.reference, huggingface.UNUSED)
     plain = huggingface.wrapped(model, settings)
     if type(plain) is not WaveformEncoder:
         raise plan.error(f"wraps a model of type '{config.model_type}', and that is known to hf: only")
@@ -260,10 +266,10 @@ def describes_a_model(source: Source) -> bool:
         raise
 
 
-def tuned(path: Path, model: Any, reference: str) -> checkpoints.State:
+def tuned(path: Path, kind: Any, reference: str) -> checkpoints.State:
     """Weights by the names of transformers' bare model, which SpeechBrain's wrapper calls `model`."""
     state = checkpoints.renamed(checkpoints.read(path), lambda name: name.removeprefix("model."), reference)
-    bare, strangers = huggingface.without_heads(state, type(model))
+    bare, strangers = huggingface.without_heads(state, kind)
     if strangers:
         raise UpstreamError(f"weights of '{reference}' do not fit its {FILE}, of no use: {listed(strangers)}")
     return checkpoints.renamed(bare, huggingface.present, reference)

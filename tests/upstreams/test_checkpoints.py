@@ -65,6 +65,47 @@ def test_a_checkpoint_in_several_files_is_read_through_its_index(tmp_path: Path)
     assert "not an index" in told(index)
 
 
+@pytest.mark.parametrize(
+    ("homes", "complaint"),
+    [
+        ({"a.weight": "two.safetensors", "b": "one.safetensors"}, "one.safetensors beside it contradict each other"),
+        ({"a.weight": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}, "which lacks c;"),
+        ({"a.weight": "one.safetensors", "b": "two.safetensors"}, "which holds a.weight though not assigned to it"),
+    ],
+)
+def test_every_tensor_comes_from_the_file_that_the_index_assigns(
+    homes: dict[str, str], complaint: str, tmp_path: Path
+) -> None:
+    twice = {"a.weight": 2 * STATE["a.weight"]} if len(homes) == 2 else {}
+    save_file({"a.weight": STATE["a.weight"]}, tmp_path / "one.safetensors")
+    save_file({"b": STATE["b"], **twice}, tmp_path / "two.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": homes}))
+    assert complaint in told(index)
+
+
+def test_an_index_of_endless_files_or_size_is_refused(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"k{i}": f"f{i}" for i in range(10_001)}}))
+    assert "names 10001 files" in told(index)
+    with index.open("r+b") as file:
+        file.truncate(1 << 40)
+    assert "has more than 20 MB" in told(index)
+
+
+@pytest.mark.parametrize("text", ["import os\nos.system('x')\n", "see the repository\n", "# ümlaut\n" * 20_000])
+def test_text_is_told_as_text(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_text(text, encoding="utf-8")
+    assert "is text, not weights" in told(tmp_path / "a.pt")
+
+
+def test_pickles_that_are_text_are_told_as_pickles(tmp_path: Path) -> None:
+    (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert "wants to run os.system" in told(tmp_path / "evil.pt")
+    torch.save(STATE, tmp_path / "a.pt", _use_new_zipfile_serialization=False, pickle_protocol=0)
+    assert "is pickled in a way" in told(tmp_path / "a.pt")
+
+
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("suffix", [".pt", ".old.pt", ".safetensors"])
 def test_truncated_files_are_told(suffix: str, kept: float, tmp_path: Path) -> None:

@@ -426,10 +426,19 @@ def test_paths_that_can_be_none_are_refused() -> None:
         assert told(f"fairseq:{path}")
 
 
-def test_normalisation_is_never_guessed(parts: Any, tmp_path: Path) -> None:
-    model, config = parts
+def test_normalisation_is_never_guessed(tmp_path: Path) -> None:
+    model, config = made("hubert", **LARGE)
     for layout in LAYOUTS:
         assert "normalised" in refusal(layout(model, config, None), tmp_path)
+
+
+def test_base_models_of_microsofts_that_do_not_mention_normalisation_have_none(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, config = made("wavlm", **SMALL, **GATED)
+    agrees(
+        saved({"cfg": {k: v for k, v in config.items() if k != "normalize"}, "model": model.state_dict()}, tmp_path),
+        model,
+    )
 
 
 @pytest.mark.parametrize(
@@ -458,3 +467,4 @@ def test_what_is_no_fairseq_checkpoint_is_refused_with_what_it_holds(parts: Any,
     assert "it holds one list" in refusal([torch.zeros(2)], tmp_path)
     assert "hf:FOLDER" in refusal(model.state_dict(), tmp_path)
     assert "no file" in told(f"fairseq:{tmp_path / 'absent.pt'}")
+    assert "has nothing after it" in told("fairseq:")

@@ -100,6 +100,24 @@ def test_a_folders_origin_is_the_digests_of_what_was_read(folders: dict[str, Pat
     assert "is a folder, which has no revisions" in told(f"hf:{folders[OLD]}@main")
 
 
+def test_what_is_nearly_a_folder_is_told_with_what_to_write(folders: dict[str, Path]) -> None:
+    folder = folders[OLD]
+    assert f"random twin is written {folder}@random" in told(f"hf:{folder}@Random")
+    assert "take none" in told(f"hf:{folder}?layers=3")
+    assert "give its folder, or fairseq:FILE" in told(f"hf:{folder / 'model.safetensors'}")
+    assert told(f"speechbrain:{folder / 'config.json'}").endswith(
+        "speechbrain: takes a folder with hyperparams.yaml, or a hub id"
+    )
+
+
+def test_json_of_more_than_20_mb_is_not_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "sparse"
+    shutil.copytree(folders[OLD], folder)
+    with (folder / "config.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    assert "config.json' has more than 20 MB" in told(f"hf:{folder}")
+
+
 def test_all_parts_of_weights_in_several_files_are_in_the_origin(folders: dict[str, Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -262,12 +263,53 @@ def test_weights_that_are_there_twice_are_refused(folder: Path) -> None:
         ("layer_norm_eps", -1.0),
         ("conv_stride", [5, 4, 10**9]),
         ("conv_stride", [10**6] * 3),
+        ("num_hidden_layers", 10**9),
+        ("hidden_size", 10**9),
+        ("intermediate_size", 10**11),
+        ("conv_kernel", [10, 3, 200_000]),
+        ("num_conv_pos_embeddings", 400_000),
+        ("conv_dim", [8] * 100_000),
+        ("text_config", {"layers": [{"hidden_size": 10**9}]}),
     ],
 )
 def test_sizes_that_no_model_has_are_refused(key: str, value: Any, folder: Path) -> None:
     edit(folder / "config.json", **{key: value})
     message = told(f"hf:{folder}")
-    assert key in message or "hops up to 1 s" in message
+    assert key in message or "hidden_size" in message
+
+
+def test_labels_of_heads_are_not_even_counted(folder: Path) -> None:
+    expected, start = create(f"hf:{folder}"), time.monotonic()
+    edit(folder / "config.json", num_labels=10**9)
+    assert same(create(f"hf:{folder}"), expected)
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"hidden_size": 16384, "num_hidden_layers": 200, "num_attention_heads": 16},
+            "weights; a random twin may have",
+        ),
+        ({"num_hidden_layers": 1001}, "num_hidden_layers = 1001"),
+        ({"model_type": "mimi", "num_quantizers": 10**7}, "more than 100000 modules"),
+    ],
+)
+def test_random_twins_of_no_machines_size_are_refused_at_once(
+    changes: dict[str, Any], complaint: str, folder: Path
+) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "hubert"} | changes))
+    if "model_type" in changes:
+        edit(folder / "preprocessor_config.json", feature_extractor_type="EncodecFeatureExtractor")
+    start = time.monotonic()
+    assert complaint in told(f"hf:{folder}@random")
+    assert time.monotonic() - start < 20
+
+
+def test_frames_of_many_seconds_are_refused(folder: Path) -> None:
+    save(build("hubert", **{**SMALL, "conv_kernel": [4000, 2, 300], "conv_stride": [500, 2, 2]}), None, folder)
+    assert "sees more than 10 s of sound" in told(f"hf:{folder}")
 
 
 @pytest.mark.parametrize("kind", ["\x1b[31mevil\x07", "x" * 100_000, ["hubert"], {"a": 1}])
@@ -383,7 +425,7 @@ def test_safetensors_in_half_precision_load_as_their_values_in_single(kind: str,
 
 def test_a_configuration_of_a_far_larger_model_than_the_weights_takes_no_memory(folder: Path) -> None:
     whole = json.loads((folder / "config.json").read_text())
-    for changes in ({"num_hidden_layers": 10**9}, {"hidden_size": 2 * 10**6}, {"intermediate_size": 10**11}):
+    for changes in ({"num_hidden_layers": 500, "hidden_size": 1024}, {"intermediate_size": 10**7, "hidden_size": 64}):
         (folder / "config.json").write_text(json.dumps(whole | changes))
         assert "describes a far larger model than its weights" in told(f"hf:{folder}")
     (folder / "config.json").write_text(json.dumps(whole | {"hidden_act": "nothing"}))

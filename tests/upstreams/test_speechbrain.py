@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -379,6 +380,20 @@ def test_the_architecture_is_found_beside_the_weights_too(folders: tuple[Path, P
         (place / "config.json").unlink()
 
 
+def test_an_architecture_far_larger_than_its_weights_is_refused_at_once(folders: tuple[Path, Path]) -> None:
+    tune(*folders, "hubert", False, FINE_TUNED[1])
+    path = folders[1] / "config.json"
+    huge = {"hidden_size": 16384, "num_hidden_layers": 200, "intermediate_size": 65536}
+    path.write_text(json.dumps(json.loads(path.read_text()) | huge))
+    assert "a far larger model than its weights" in told(f"speechbrain:{folders[0]}")
+    assert "a model of 6.4e+11 weights" in told(f"speechbrain:{folders[0]}@random")
+
+
+def test_random_networks_of_no_machines_size_are_refused(copy: Path) -> None:
+    reference = edited(copy, "channels: [8, 8, 8, 8, 12]", "channels: [200000, 200000, 200000, 200000, 200000]")
+    assert "more than 5e+09 weights" in told(f"{reference}@random")
+
+
 def test_weights_of_older_releases_and_of_pre_training_arrive(folders: tuple[Path, Path]) -> None:
     folder, base = folders
     tune(folder, base, "wav2vec2", True, FINE_TUNED[0])
@@ -438,6 +453,11 @@ def test_weights_that_do_not_all_arrive_are_named(change: Any, complaint: str, c
         ("norm_type: sentence", "norm_type: global", "loads no weights into its speechbrain.processing"),
         ("n_mels: !ref <n_mels>", "n_mels: !ref <nothing>", "refers to <nothing>, which it does not have"),
         ("n_mels: 24", "n_mels: 999999999", "n_mels that is neither a number up to 1000"),
+        (
+            "n_mels: !ref <n_mels>",
+            "n_mels: !ref <n_mels>\n    n_fft: 200000",
+            "n_fft that is neither a number up to 16384",
+        ),
         ("n_mels: 24", "n_mels: !ref <bins>", "in a circle"),
         ("    sample_rate: !ref <sample_rate>", "", "says sample_rate 8000, but its Fbank takes 16000"),
         ("    sample_rate: !ref <sample_rate>", "    sample_rate: 8000\n    requires_grad: True", "requires_grad"),
