@@ -49,7 +49,10 @@ def refuse_impossible(sizes: dict[str, Any], reference: str) -> None:
 
 
 def weighed(build: Callable[[], Any]) -> int:
-    """How many weights a model has, built without memory; raises UpstreamError for too many modules."""
+    """How many weights a model has, built without memory; raises UpstreamError for too many modules.
+
+    Torch's generator is left as it was, so that random twins stay the same.
+    """
     left = PIECES
 
     def spend(elements: int) -> None:
@@ -58,7 +61,7 @@ def weighed(build: Callable[[], Any]) -> int:
         if left < 0 or elements > MOST:
             raise UpstreamError(f"it has more than {PIECES} modules and tensors, or one of far too many numbers")
 
-    with torch.device("meta"), counted(spend):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), counted(spend):
         model = build()
     return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
 

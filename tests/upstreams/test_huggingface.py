@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from tests.upstreams.models import (
     FAMILIES,
@@ -430,3 +431,16 @@ def test_a_configuration_of_a_far_larger_model_than_the_weights_takes_no_memory(
         assert "describes a far larger model than its weights" in told(f"hf:{folder}")
     (folder / "config.json").write_text(json.dumps(whole | {"hidden_act": "nothing"}))
     assert "no model can be built from this config.json" in told(f"hf:{folder}")
+
+
+def test_a_random_twin_is_what_the_seed_alone_draws() -> None:
+    from upstreams import SEED
+
+    folder = str(Path(__file__).parents[2] / "examples" / "hubert_tiny")
+    upstream: Any = create(f"hf:{folder}@random")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = transformers.HubertModel(transformers.HubertConfig.from_pretrained(folder))
+    for name, weight in model.named_parameters():
+        if "pos_conv_embed" not in name:  # whose weight norm is folded
+            assert torch.equal(weight, upstream.model.get_parameter(name)), name
