@@ -18,7 +18,7 @@ from upstreams.base import Upstream, UpstreamError
 from upstreams.fairseq_keys import CHOICES, DEFAULTS, FIRST, NESTED, OTHERS, UNUSED, fairseq_name, spelled
 from upstreams.huggingface import in_single, model_class, quiet
 from upstreams.sizes import KERNEL, refuse_slow
-from upstreams.standins import listed, shown
+from upstreams.standins import listed, misfits, shown
 from upstreams.waveform_encoders import WaveformEncoder
 
 MOST_CONVOLUTIONS = 64  # a few characters of an option could ask for thousands
@@ -257,8 +257,7 @@ def complain(wanted: dict[str, torch.Size], weights: checkpoints.State, rest: st
         for name, shape in wanted.items()
         if name in weights and weights[name].shape != shape
     ]
-    faults = [("missing", missing), ("of no use", surplus), ("of another shape", misshapen)]
-    told = "; ".join(f"{what}: {listed(keys)}" for what, keys in faults if keys)
+    told = misfits(missing, surplus, misshapen)
     if told:
         raise UpstreamError(f"weights of '{rest}' do not fit its cfg, {told}")
 

@@ -16,8 +16,7 @@ from upstreams.hub import Source, locate
 from upstreams.sizes import MOST, refuse_impossible, refuse_slow, weighed
 from upstreams.spectrogram_encoders import Ast, Whisper
 from upstreams.squeezed_encoders import SqueezedEncoder
-from upstreams.standins import listed as listed
-from upstreams.standins import shown
+from upstreams.standins import misfits, shown
 from upstreams.waveform_encoders import WaveformEncoder
 
 MODELS = {
@@ -209,8 +208,7 @@ def complain(report: dict[str, Any], strangers: list[str], reference: str, base:
     surplus = [key for key in report["unexpected_keys"] if matters(key) and not key.startswith(parts)]
     entries = report.get("mismatched_keys", ())
     mismatched = [entry if isinstance(entry, str) else str(entry[0]) for entry in entries]
-    faults = [("missing", missing), ("of no use", surplus + strangers), ("of another shape", mismatched)]
-    told = "; ".join(f"{what}: {listed(keys)}" for what, keys in faults if keys)
+    told = misfits(missing, surplus + strangers, mismatched)
     if told and not missing and not mismatched:
         told += f"; where these are a head of your own, save the encoder alone, by model.{base}.save_pretrained(FOLDER)"
     if told:

@@ -24,7 +24,7 @@ from upstreams.arrivals import Arrivals, recorded
 from upstreams.base import Upstream, UpstreamError
 from upstreams.s3prl_bridge import Entry
 from upstreams.s3prl_encoder import S3prl, hidden_states, noise
-from upstreams.standins import listed, printable, shown
+from upstreams.standins import listed, misfits, printable, shown
 from upstreams.waveform_encoders import fold_weight_norm
 
 warnings.filterwarnings("ignore", module=r"s3prl\.")  # its ways of calling torch are deprecated
@@ -214,9 +214,7 @@ def refuse_misfits(entry: Entry, contents: list[Any], arrivals: Arrivals, expert
     surplus = [name for content in contents for name in arrivals.unused(content) if not re.search(unused, name)]
     if expert is not None and missing:
         missing = relevant(expert, missing)
-    faults = [("missing", missing), ("of no use", surplus), ("of another shape", arrivals.misshapen)]
-    faults.append(("of another kind of numbers", arrivals.unlike))
-    told = "; ".join(f"{what}: {listed(names)}" for what, names in faults if names)
+    told = misfits(missing, surplus, arrivals.misshapen, arrivals.unlike)
     if told:
         hint = HINTS.get(entry.family, "")
         raise UpstreamError(f"weights of the checkpoint do not fit 's3prl:{entry.name}', {told}{hint}")

@@ -61,7 +61,7 @@ class S3prl(Upstream):
         """Clips without padding, (N, S), to frames (N, T, L, D), T being what `frame_lengths` says."""
         needed = max(self.window, self.shortest)
         count = int(self.frame_lengths(torch.tensor(clips.shape[1])))
-        longer = torch.nn.functional.pad(clips, (0, max(needed - clips.shape[1], 0)))
+        longer = F.pad(clips, (0, max(needed - clips.shape[1], 0)))
         if self.together:
             return filled(self.stacked(longer), count)
         return filled(torch.cat([self.stacked(clip) for clip in longer.split(1)]), count)

@@ -25,7 +25,7 @@ from upstreams.hub import Source, locate
 from upstreams.hyperparams import Hyperparams, Tagged
 from upstreams.sizes import MOST, weighed
 from upstreams.speaker_encoders import POOLING, Normalization, SpeakerEncoder
-from upstreams.standins import listed, printable, shown
+from upstreams.standins import listed, misfits, printable, shown
 from upstreams.waveform_encoders import WaveformEncoder
 
 FILE = "hyperparams.yaml"
@@ -209,12 +209,11 @@ def fill(network: nn.Module, state: checkpoints.State, reference: str, idle: tup
     """Put weights into a network; raises UpstreamError unless all arrive, but for those that begin as `idle` says."""
     checkpoints.refuse_unusable(state, reference)
     own = network.state_dict()
-    faults = {
-        "missing": [key for key in own if key not in state and not key.startswith(idle)],
-        "of no use": [key for key in state if key not in own and not key.startswith(idle)],
-        "of another shape": [key for key in own if key in state and own[key].shape != state[key].shape],
-    }
-    told = "; ".join(f"{fault}: {listed(keys)}" for fault, keys in faults.items() if keys)
+    told = misfits(
+        [key for key in own if key not in state and not key.startswith(idle)],
+        [key for key in state if key not in own and not key.startswith(idle)],
+        [key for key in own if key in state and own[key].shape != state[key].shape],
+    )
     if told:
         raise UpstreamError(f"weights of '{reference}' do not fit its {FILE}, {told}")
     fitting = {key: state[key].to(tensor.dtype) for key, tensor in own.items() if key in state}

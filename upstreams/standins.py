@@ -91,6 +91,19 @@ def listed(names: Iterable[str], most: int = 4) -> str:
     return ", ".join(map(printable, told[:most])) + (f" and {len(told) - most} more" if len(told) > most else "")
 
 
+def misfits(
+    missing: Iterable[str], surplus: Iterable[str], misshapen: Iterable[str], unlike: Iterable[str] = ()
+) -> str:
+    """What keeps weights from fitting a model, by their names; "" where all of them arrive."""
+    faults = {
+        "missing": [*missing],
+        "of no use": [*surplus],
+        "of another shape": [*misshapen],
+        "of another kind of numbers": [*unlike],
+    }
+    return "; ".join(f"{what}: {listed(names)}" for what, names in faults.items() if names)
+
+
 class StandIn:
     """An object of a class that is not imported: its full name, the arguments of its making, and its state."""
 
