@@ -12,8 +12,10 @@ from urllib.parse import unquote
 
 from benchmark.engine import cores
 from benchmark.files import digest, remembered, stamp
-from benchmark.plan import Card, Setup, code_stamps
-from upstreams import FAMILIES
+from benchmark.plan import PACKAGES, Card, Setup, code_stamps
+from upstreams import FAMILIES, in_own_file, parted
+
+WEIGHTS = PACKAGES / "upstreams" / "weights"  # NAME.safetensors of the registered names whose weights are shipped
 
 
 def describe(name: str, setup: Setup) -> Card:
@@ -21,7 +23,7 @@ def describe(name: str, setup: Setup) -> Card:
     kept = setup.home / "cards" / f"{digest([name, setup.precision])[:16]}.json"
     sources = [stamp(path) for path in files(name)]
     key = digest([name, setup.precision, Card._fields, code_stamps("upstreams"), sources, installed()])
-    lasting = bool(sources) or (name.endswith("@random") and ".py:" not in name)
+    lasting = bool(sources) or (name.endswith("@random") and not in_own_file(name))
     value = remembered(
         kept, key, lambda: list(_describe(name, setup.precision)), lambda card: lasting or _weightless(card)
     )
@@ -31,7 +33,7 @@ def describe(name: str, setup: Setup) -> Card:
 
 def _weightless(card: list[Any]) -> bool:
     """Nothing but this package's code makes its features, unless a user's file does."""
-    return Card(*card).parameters == 0 and ".py:" not in Card(*card).name
+    return Card(*card).parameters == 0 and not in_own_file(Card(*card).name)
 
 
 def _describe(name: str, precision: str) -> Card:
@@ -47,16 +49,27 @@ def _describe(name: str, precision: str) -> Card:
     )  # fmt: skip
 
 
-def files(name: str) -> list[Path]:
-    """The local files that a reference names: a checkpoint, those in its folder, and values of arguments.
+def files(reference: str) -> list[Path]:
+    """The local files behind a reference: a checkpoint, those in its folder, values of arguments, shipped weights.
 
     None for a user's own file.py:function, which may read whatever it likes.
     """
-    family, _, rest = name.removesuffix("@random").partition(":")
-    if family not in FAMILIES:
+    plain = reference.removesuffix("@random")
+    family, colon, rest = plain.partition(":")
+    if colon and family in FAMILIES:
+        return files_of_family(family, rest)
+    if in_own_file(plain):
         return []
-    plain, _, query = rest.partition("?") if family == "s3prl" else (rest, "", "")
-    named = plain.partition("@")[2] if family == "s3prl" else plain
+    name, file, _ = parted(plain)
+    paths = [Path(os.path.expanduser(file or "")), WEIGHTS / f"{name}.safetensors"]
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def files_of_family(family: str, rest: str) -> list[Path]:
+    named, query = rest, ""
+    if family == "s3prl":
+        _, file, query = parted(rest)
+        named = file or ""
     values = [unquote(pair.partition("=")[2]) for pair in query.split("&")]
     paths = [Path(os.path.expanduser(text)) for text in (named, *values) if text]
     found = [each for path in paths for each in (sorted(path.rglob("*")) if os.path.isdir(path) else [path])]

@@ -1,8 +1,9 @@
 """Encoders of speech and audio, by name.
 
-A reference is a registered name (`fbank`), a family and what it is to load (`hf:PATH_OR_ID`, `s3prl:NAME@CHECKPOINT`,
-`speechbrain:PATH_OR_ID`, `fairseq:CHECKPOINT`), or a function of the user's own with arguments if it takes any
-(`path/file.py:function?layers=12`); `@random` at its end asks for the same architecture with random weights.
+A reference is a registered name with its checkpoint and arguments if it takes any (`fbank`, `NAME@FILE?key=value`), a
+family and what it is to load (`hf:PATH_OR_ID`, `s3prl:NAME@CHECKPOINT`, `speechbrain:PATH_OR_ID`, `fairseq:FILE`), or a
+function of the user's own (`path/file.py:function?layers=12`); `@random` at its end asks for the same architecture with
+random weights.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import difflib
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from upstreams.base import Upstream, UpstreamError
 
 RANDOM = "@random"
+APART = ("random", "checkpoint")  # arguments of registered builders that no `?` sets
 SEED = 0  # of every random twin
 LOWEST_RATE, HIGHEST_RATE = 4_000, 192_000  # Hz, that sound is recorded at
 FAMILIES = {  # modules whose `load(rest, random)` takes what follows the colon
@@ -41,12 +44,15 @@ class Entry(NamedTuple):
     module: str
     description: str
     trainable: bool  # has weights, so a random twin exists
+    checkpoint: bool = False  # reads a file of the user's: NAME@FILE
 
 
 def register(builder: Builder) -> Builder:
     """Make a function that builds an upstream available under its own name; its docstring describes it in lists.
 
     One with weights takes a keyword `random: bool`, and draws its weights from torch's generator where that is true.
+    One that reads a checkpoint takes a keyword `checkpoint: str`, the path of a file, or "" where none is given.
+    Other arguments follow a `?`, as those of a user's own function do.
     """
     _registered[builder.__name__] = builder
     return builder
@@ -61,7 +67,8 @@ def entries() -> dict[str, Entry]:
     """Every registered upstream by name; imports none of them."""
     found = {entry.name: entry for path in sorted(Path(__file__).parent.glob("*.py")) for entry in scan(path)}
     for name, builder in _registered.items():
-        found.setdefault(name, Entry(name, builder.__module__, first_line(builder.__doc__), takes_random(builder)))
+        takes = [takes_argument(builder, each) for each in APART]
+        found.setdefault(name, Entry(name, builder.__module__, first_line(builder.__doc__), *takes))
     return found
 
 
@@ -81,15 +88,15 @@ def is_registered(node: ast.FunctionDef) -> bool:
 
 def entry_of(node: ast.FunctionDef, module: str) -> Entry:
     arguments = [argument.arg for argument in node.args.args + node.args.kwonlyargs]
-    return Entry(node.name, module, first_line(ast.get_docstring(node)), "random" in arguments)
+    return Entry(node.name, module, first_line(ast.get_docstring(node)), *(each in arguments for each in APART))
 
 
 def first_line(text: str | None) -> str:
     return text.strip().splitlines()[0].strip() if text and text.strip() else ""
 
 
-def takes_random(builder: Builder) -> bool:
-    return "random" in inspect.signature(builder).parameters
+def takes_argument(builder: Builder, name: str) -> bool:
+    return name in inspect.signature(builder).parameters
 
 
 def create(reference: str) -> Upstream:
@@ -104,7 +111,7 @@ def create(reference: str) -> Upstream:
     family, colon, rest = name.partition(":")
     if colon and family in FAMILIES:
         upstream = seeded(lambda: importlib.import_module(FAMILIES[family]).load(rest, random=random))
-    elif ".py:" in name:
+    elif in_own_file(name):
         upstream = importlib.import_module("upstreams.user_files").from_file(name, random)
     else:
         upstream = registered(name, random)
@@ -120,34 +127,76 @@ def seeded(build: Callable[[], Any]) -> Any:
         return build()
 
 
-def registered(name: str, random: bool) -> Upstream:
+def in_own_file(reference: str) -> bool:
+    """Whether a reference leads to a file of the user's own code."""
+    return ".py:" in reference.partition("?")[0]
+
+
+def parted(reference: str) -> tuple[str, str | None, str]:
+    """Name, file (None without an "@") and arguments of NAME@FILE?key=value."""
+    plain, _, query = reference.partition("?")
+    name, at, file = plain.partition("@")
+    return name, file if at else None, query
+
+
+def registered(reference: str, random: bool) -> Upstream:
+    """What NAME, NAME@FILE or NAME@FILE?key=value names."""
+    name, file, query = parted(reference)
     known = entries()
     if name not in known:
-        raise failure(unknown(name, list(known)))
+        raise failure(unknown(reference, known))
     importlib.import_module(known[name].module)
-    return call(_registered[name], name, random, {})
+    builder = _registered[name]
+    given = {} if file is None else {"checkpoint": found(file, known[name])}
+    arguments_of = importlib.import_module("upstreams.arguments").arguments_of
+    plain = reference.partition("?")[0]
+    return call(builder, plain, random, given | arguments_of(query, builder, plain, APART))
 
 
-def unknown(name: str, known: list[str]) -> str:
+def found(file: str, entry: Entry) -> str:
+    """The path of a checkpoint; raises UpstreamError where there is none, or the builder takes none."""
+    from upstreams.checkpoints import expanded
+    from upstreams.standins import printable
+
+    told = printable(file)
+    if not entry.checkpoint:
+        own = f", or write before it which family it is of: {listed_families()}" if entry.trainable else ""
+        raise failure(f"'{entry.name}' takes no checkpoint; drop '@{told}'{own}")
+    path = expanded(file)
+    if not path.is_file():
+        raise failure(f"no file '{told}'; a reference to a checkpoint is {entry.name}@FILE")
+    return str(path)
+
+
+def unknown(name: str, known: dict[str, Entry]) -> str:
+    head = re.split("[@?]", name, maxsplit=1)[0]
     if name.endswith(".py"):
         return f"no function in '{name}'; a reference to your own upstream is {name}:function"
-    if os.path.isdir(name) or (name.count("/") == 1 and ":" not in name):
+    if os.path.isdir(name) or (head.count("/") == 1 and ":" not in name):
         return f"no upstream '{name}'; a folder or hub id of a Hugging Face model is written hf:{name}"
-    families = ", ".join(f"{each}:" for each in FAMILIES)
     if os.path.isfile(name):
-        return f"no upstream '{name}'; write before it which family the checkpoint is of: {families}"
-    if ":" in name:
-        return f"no family of upstreams in '{name}'; write a registered name, {families} or path/file.py:function"
-    if name.partition("@")[0] in importlib.import_module("upstreams.s3prl_entries").entries():
+        return f"no upstream '{name}'; write before it which family the checkpoint is of: {listed_families()}"
+    first, colon, rest = name.partition(":")
+    if colon and first in known and known[first].checkpoint:
+        return f"no family of upstreams '{first}'; a checkpoint follows '@': {first}@{rest}"
+    if ":" in head:
+        return (
+            f"no family of upstreams in '{name}'; write a registered name, {listed_families()} or path/file.py:function"
+        )
+    if head in importlib.import_module("upstreams.s3prl_entries").entries():
         return f"no upstream '{name}'; write s3prl:{name} for that of s3prl's hub"
-    folded = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower(), folded, n=1)
-    hint = f"did you mean '{folded[near[0]]}'? " if near else ""
+    folded = {each.lower(): each for each, entry in known.items() if entry.checkpoint or "@" not in name}
+    near = difflib.get_close_matches(head.lower(), folded, n=1)
+    hint = f"did you mean '{folded[near[0]]}{name[len(head) :]}'? " if near else ""
     return f"no upstream '{name}'; {hint}see: bench list upstreams"
 
 
+def listed_families() -> str:
+    return ", ".join(f"{each}:" for each in FAMILIES)
+
+
 def call(builder: Builder, name: str, random: bool, arguments: dict[str, Any]) -> Upstream:
-    if random and not takes_random(builder):
+    if random and not takes_argument(builder, "random"):
         raise failure(f"no random twin of '{name}', as its builder takes no argument `random`; drop '{RANDOM}'")
     return seeded(lambda: builder(**arguments, random=True) if random else builder(**arguments))
 

@@ -15,6 +15,7 @@ from benchmark.plan import Card, Setup
 from benchmark.records import Results
 from tests.benchmark.encoders import write_encoder
 from tests.upstreams.models import SMALL, build, save, waveform_extractor
+from tests.upstreams.toys import Toy, registered, save_toy, toy
 from upstreams import create
 from upstreams.base import Upstream, fingerprint
 from upstreams.precision import at
@@ -71,6 +72,46 @@ def test_a_checkpoint_replaced_under_the_same_path_is_a_changed_upstream_with_an
     assert describe(name, setup) == found[2]
     assert upstream_of.cache_info().misses == 0
     assert kept(setup) == before
+
+
+@pytest.mark.parametrize("end", ["", "?gain=2", "@random"])
+def test_the_checkpoint_of_a_registered_name_is_watched_and_its_card_kept(
+    setup: Setup, tmp_path: Path, end: str
+) -> None:
+    found = []
+    with registered(toy):
+        for seed in (0, 0, 1):
+            name = f"toy@{save_toy(tmp_path / 'a.pt', seed, dim=3 + seed)}{end}"
+            upstream_of.cache_clear()
+            found.append(describe(name, setup))
+        assert found[0] == found[1]
+        assert found[0].fingerprint != found[2].fingerprint
+        assert (found[0].dim, found[2].dim) == (3, 4)
+        assert set(found[2].origin) == {"a.pt"}
+        upstream_of.cache_clear()
+        assert describe(name, setup) == found[2]
+        assert upstream_of.cache_info().misses == 0
+
+
+def test_shipped_weights_are_watched_and_the_cards_of_their_names_kept(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def toy_mini(random: bool = False) -> Toy:
+        return toy(str(tmp_path / "toy_mini.safetensors"), random)
+
+    monkeypatch.setattr(cards, "WEIGHTS", tmp_path)
+    with registered(toy_mini):
+        for reference in ("toy_mini", "toy_mini@random"):
+            found = []
+            for seed in (0, 0, 1):
+                save_toy(tmp_path / "toy_mini.safetensors", seed, dim=3 + seed)
+                upstream_of.cache_clear()
+                found.append(describe(reference, setup))
+            assert found[0] == found[1]
+            assert (found[0].dim, found[2].dim) == (3, 4)
+            upstream_of.cache_clear()
+            assert describe(reference, setup) == found[2]
+            assert upstream_of.cache_info().misses == 0
 
 
 def test_precision_is_part_of_a_card_and_frames_are_counted_as_the_upstream_does(setup: Setup) -> None:
@@ -131,8 +172,11 @@ def test_the_files_of_a_reference_are_its_checkpoint_and_what_its_arguments_name
         here / "config file.yaml",
     ]
     assert files(f"fairseq:{tmp_path}/a.pt@random") == [tmp_path / "a.pt"]
-    for none in ("fbank", "s3prl:hubert", "hf:owner/name@main", "mine.py:build?ckpt=a.pt", "hf:", "s3prl:x@absent"):
-        assert files(none) == []
+    assert files("ssast@a.pt") == files("ssast@a.pt?size=main&x=hubert@random") == [here / "a.pt"]
+    assert files("s3prl:x@a.py:b") == files("ssast@a.py?b=c.py:d") == []
+    none = ("fbank", "s3prl:hubert", "hf:owner/name@main", "mine.py:build?ckpt=a.pt", "mine@a.py:build?ckpt=a.pt")
+    for reference in (*none, "hf:", "s3prl:x@absent", "ssast@absent", "ssast@", "ssast?x=main", "ssast@random"):
+        assert files(reference) == []
 
 
 def test_committed_spectral_records_are_of_the_upstreams_as_they_are_now() -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 
 import upstreams
 from tests.upstreams.models import told
-from upstreams import create, entries, names, register
+from tests.upstreams.toys import registered, save_toy, toy
+from upstreams import create, entries, names, register, scan
 from upstreams.base import fingerprint
 from upstreams.user_files import lies_in
 
@@ -75,6 +78,12 @@ def mine(tmp_path: Path) -> str:
     return str(tmp_path / "mine.py")
 
 
+@pytest.fixture
+def known_toy() -> Iterator[None]:
+    with registered(toy):
+        yield
+
+
 def test_names_are_listed_without_importing_torch() -> None:
     code = "import sys, upstreams; print(len(upstreams.names())); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -130,6 +139,106 @@ def test_functions_registered_elsewhere_are_found_too() -> None:
         assert isinstance(create("registered_by_a_test"), Fbank)
     finally:
         del upstreams._registered["registered_by_a_test"]
+
+
+@pytest.mark.usefixtures("known_toy")
+@pytest.mark.parametrize("name", ["a.pt", "a@b.pt", "deep er/a:1.pt", "a&b=c@random.pt"])
+def test_a_registered_name_takes_a_checkpoint_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    path = save_toy(tmp_path / name, seed=1)
+    upstream = create(f"toy@{path}?gain=2")
+    assert upstream.dim == 3
+    assert torch.equal(upstream.state_dict()["matrix"], torch.load(path)["matrix"])
+    assert upstream.settings() == {"gain": 2}
+    assert set(upstream.origin) == {path.name}
+    twin = create(f"toy@{path}?gain=2@random")
+    assert (twin.dim, twin.settings()) == (3, {"gain": 2})
+    assert fingerprint(twin) != fingerprint(upstream)
+    assert fingerprint(twin) == fingerprint(create(f"toy@{path}?gain=2@random"))
+
+
+@pytest.mark.usefixtures("known_toy")
+def test_a_checkpoint_is_found_from_where_one_stands_and_in_ones_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = fingerprint(create(f"toy@{save_toy(tmp_path / 'a.pt', seed=1)}"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert [fingerprint(create(f"toy@{path}")) for path in ("a.pt", "./a.pt", "~/a.pt")] == [wanted] * 3
+
+
+@pytest.mark.usefixtures("known_toy")
+def test_arguments_of_a_registered_name_need_no_checkpoint() -> None:
+    assert create("toy@random").dim == 2
+    assert create("toy?size=large@random").dim == 4
+    assert create("toy?size=large&gain=0.5").settings() == {"gain": 0.5}
+    assert fingerprint(create("toy?size=large@random")) != fingerprint(create("toy@random"))
+
+
+@pytest.mark.usefixtures("known_toy")
+def test_a_checkpoint_that_is_none_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for none in ("absent.pt", "folder", "pipe", "", "random"):
+        assert told(f"toy@{none}?gain=2") == f"no file '{none}'; a reference to a checkpoint is toy@FILE"
+        assert told(f"toy@{none}@random") == f"no file '{none}'; a reference to a checkpoint is toy@FILE"
+    assert told("toy@a\0.pt") == "'a?.pt' can be no path, by the letters in it; check what was typed"
+    assert told(f"toy@{'x' * 5000}").endswith("give another")
+    assert told("toy@~no_such_user/a.pt").endswith("give the whole path")
+    assert told("toy:a.pt") == "no family of upstreams 'toy'; a checkpoint follows '@': toy@a.pt"
+
+
+def test_names_that_read_no_checkpoint_say_so() -> None:
+    assert told("fbank@a.pt") == "'fbank' takes no checkpoint; drop '@a.pt'"
+    start = "'hubert_base' takes no checkpoint; drop '@a.pt', or write before it which family it is of: hf:, "
+    assert told("hubert_base@a.pt").startswith(start)
+    assert told("hubert_base@a.pt@random").startswith(start)
+    assert told("fbank?bands=40") == "no argument 'bands' of 'fbank'; it takes: none"
+
+
+@pytest.mark.usefixtures("known_toy")
+def test_arguments_that_a_registered_name_does_not_take_are_told(tmp_path: Path) -> None:
+    path = save_toy(tmp_path / "a.pt", seed=1)
+    assert told("toy?gian=2") == "no argument 'gian' of 'toy'; did you mean 'gain'?"
+    assert told(f"toy@{path}?zzz=2") == f"no argument 'zzz' of 'toy@{path}'; it takes: size, gain, fast"
+    assert told(f"toy?checkpoint={path}") == "no argument 'checkpoint' of 'toy'; it is written NAME@FILE"
+    assert told("toy?random=true") == "no argument 'random' of 'toy'; it is written NAME@random"
+    assert told("toy?gain=loud") == "the argument 'gain' of 'toy' is 'loud'; give a number"
+    assert told("toy?gain=true") == "the argument 'gain' of 'toy' is 'true'; give a number"
+    assert told("toy?gain=null") == "the argument 'gain' of 'toy' is 'null'; give a number"
+    assert told("toy?fast=1") == "the argument 'fast' of 'toy' is '1'; give true or false"
+    assert told("toy?gain=1&gain=2").startswith("an argument of 'toy' is given twice")
+    assert told("toy@a.pt@b.pt").startswith("no file 'a.pt@b.pt'")
+
+
+@pytest.mark.usefixtures("known_toy")
+def test_misspelt_names_with_a_checkpoint_are_answered_with_those_that_take_one() -> None:
+    assert told("toi@a.pt") == "no upstream 'toi@a.pt'; did you mean 'toy@a.pt'? see: bench list upstreams"
+    assert told("toi@runs/a.pt").startswith("no upstream 'toi@runs/a.pt'; did you mean 'toy@runs/a.pt'?")
+    assert told("TOY@/a.pt?gain=2@random").startswith(
+        "no upstream 'TOY@/a.pt?gain=2'; did you mean 'toy@/a.pt?gain=2'?"
+    )
+    assert told("toi?gain=2").startswith("no upstream 'toi?gain=2'; did you mean 'toy?gain=2'?")
+    assert told("fbnak@a.pt") == "no upstream 'fbnak@a.pt'; see: bench list upstreams"
+    assert told("owner/name@main").endswith("is written hf:owner/name@main")
+    for name in ("ssast_frame_base", "ssast_patch_base", "ssast_frame_base@a.pt"):
+        assert told(name) == f"no upstream '{name}'; write s3prl:{name} for that of s3prl's hub"
+
+
+@pytest.mark.usefixtures("known_toy")
+def test_entries_know_what_a_builder_takes_without_importing_it(tmp_path: Path) -> None:
+    assert entries()["toy"][2:] == ("Made for a test.", True, True)
+    assert (entries()["hubert_base"][3:], entries()["fbank"][3:]) == ((True, False), (False, False))
+    (tmp_path / "mine.py").write_text(
+        'import nothing_such\n\n@register\ndef mine(*, checkpoint: str = "", size=1):\n    """Mine."""\n'
+    )
+    assert [entry[2:] for entry in scan(tmp_path / "mine.py")] == [("Mine.", False, True)]
+
+
+def test_a_function_of_ones_own_may_call_an_argument_checkpoint(mine: str) -> None:
+    Path(mine).write_text(MINE + '\n\ndef loaded(checkpoint=""):\n    return scaled(1, checkpoint)\n')
+    assert create(f"{mine}:loaded?checkpoint=a.pt").told[1] == "a.pt"  # type: ignore[index]
+    assert "the argument 'layers' of" in told(f"{mine}:scaled?layers=many")
 
 
 def test_a_function_in_a_file_of_ones_own_is_an_upstream_in_eval_mode(mine: str) -> None:
