@@ -1,0 +1,85 @@
+"""Pre-norm transformer blocks of vision transformers, which SSAST and ATST are built of.
+
+Names of weights are timm's (Wightman, 2019), as in both authors' checkpoints: norm1, attn.qkv, attn.proj, norm2,
+mlp.fc1, mlp.fc2.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HEAD = 64  # channels of an attention head, in every size of both systems
+EPSILON = 1e-6  # of layer norms
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; keys that are not valid take no part."""
+
+    def __init__(self, dim: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        """tokens: (B, N, D). valid: (B, N) bool, or None where all are."""
+        batch, number, dim = tokens.shape
+        query, key, value = self.qkv(tokens).view(batch, number, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if valid is None else valid[:, None, None]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, number, dim))
+
+
+class Mlp(nn.Module):
+    """Two linear layers around a GELU, four times as wide in between."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """One layer: tokens plus attention of their norm, plus the perceptron of the sum's norm (Dosovitskiy et al., 2021).
+
+    drop: probability in training that a clip skips a branch (stochastic depth, Huang et al., 2016).
+    """
+
+    def __init__(self, dim: int, bias: bool = True, drop: float = 0.0, heads: int | None = None) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm1 = nn.LayerNorm(dim, eps=EPSILON)
+        self.attn = Attention(dim, heads or dim // HEAD, bias)
+        self.norm2 = nn.LayerNorm(dim, eps=EPSILON)
+        self.mlp = Mlp(dim)
+
+    def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        tokens = tokens + self.kept(self.attn(self.norm1(tokens), valid))
+        return tokens + self.kept(self.mlp(self.norm2(tokens)))
+
+    def kept(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop == 0.0:
+            return branch
+        keep = 1.0 - self.drop
+        return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep) / keep
+
+
+def every(blocks: nn.ModuleList, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+    """What each block gives, in order, each (B, N, D)."""
+    states = []
+    for block in blocks:
+        tokens = block(tokens, valid)
+        states.append(tokens)
+    return states
+
+
+def plain_start(module: nn.Module) -> None:
+    """Linear weights from N(0, 0.02), biases zero, as DeiT starts (Touvron et al., 2021); for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
