@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -114,16 +115,37 @@ def _decode(sound, first: int, samples: int) -> np.ndarray:  # type: ignore[no-u
 def _silenced() -> Iterator[None]:
     """Keep libmpg123 from printing a line for each jump; Python's own stderr is not touched."""
     try:
-        library = ctypes.CDLL(None)
-        stream = ctypes.c_void_p.in_dll(library, "stderr")
+        stream = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr")
     except (OSError, TypeError, ValueError):  # another C library than Linux has
         yield
         return
-    before, stream.value = stream.value, _nowhere()
+    _Silence.begin(stream)
     try:
         yield
     finally:
-        stream.value = before
+        _Silence.end(stream)
+
+
+class _Silence:
+    """Threads that read at once share one silence: the first begins it, and the last ends it."""
+
+    lock = threading.Lock()
+    readers = 0
+    before: int | None = None
+
+    @classmethod
+    def begin(cls, stream: ctypes.c_void_p) -> None:
+        with cls.lock:
+            if cls.readers == 0:
+                cls.before, stream.value = stream.value, _nowhere()
+            cls.readers += 1
+
+    @classmethod
+    def end(cls, stream: ctypes.c_void_p) -> None:
+        with cls.lock:
+            cls.readers -= 1
+            if cls.readers == 0:
+                stream.value = cls.before
 
 
 @cache

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,16 @@ def test_a_stretch_of_a_compressed_file_is_what_decoding_all_of_it_gives(
         part = read(Stretch(str(path), first, 4000, rate), rate)
         np.testing.assert_allclose(part, everything[first : first + 4000], atol=1e-4)
     assert capfd.readouterr().err == ""
+
+
+def test_readers_at_work_at_once_leave_stderr_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = wave(tmp_path / "a.mp3", noise(60_000))
+    stretches = [Stretch(str(path), first, 400, 16_000) for first in range(1000, 50_000, 500)]
+    with ThreadPoolExecutor(4) as readers:
+        list(readers.map(lambda stretch: read(stretch, 16_000), stretches))
+    library = ctypes.CDLL(None)
+    library.fputs(b"still heard", ctypes.c_void_p.in_dll(library, "stderr"))
+    assert capfd.readouterr().err == "still heard"
 
 
 def test_reading_gives_memory_of_its_own(tmp_path: Path) -> None:
