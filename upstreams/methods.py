@@ -54,6 +54,7 @@ class Method(nn.Module, ABC):
     """
 
     sample_rate: int = 16_000  # Hz
+    version: int = 1  # raised by the commit that changes what the training comes to
     recipe: Recipe
 
     @abstractmethod
