@@ -1,0 +1,6 @@
+"""`python -m benchmark` is `bench`; for launchers that want a module, such as torchrun."""
+
+from benchmark.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""What is told of a pre-trained model, beside its weights: Markdown to read, and the same facts as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from shlex import quote
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmark.cards import device_name, installed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchmark.pretraining import Request, Training
+    from upstreams.pretrain import History
+
+ROWS = 20  # of the loss curve that the Markdown shows
+
+
+class Point(NamedTuple):
+    """Means of the terms since the point before. step: steps done by then. lr: of the last of them."""
+
+    step: int
+    lr: float
+    terms: dict[str, float]
+
+
+def usage(request: Request) -> str:
+    """The command that runs the benchmark on what was pre-trained."""
+    return f"bench run {quote(request.method.partition('?')[0] + '@' + str(request.output))}"
+
+
+def command(request: Request) -> str:
+    """The command that was given, without what does not change its result."""
+    words = ["bench", "pretrain", request.method, "--corpus", request.corpus]
+    words += ["--size", request.size, "--seed", str(request.seed)]
+    for name in ("steps", "hours", "batch", "lr", "precision", "out"):
+        value = getattr(request, name)
+        words += [] if value is None else [f"--{name}", str(value)]
+    words += ["--accumulate", str(request.accumulate)] * (request.accumulate > 1)
+    words += ["--half"] * request.half + ["--skip-bad"] * request.skip_bad
+    words += [word for name, path in request.data for word in ("--data", f"{name}={path}")]
+    return " ".join(map(quote, words))
+
+
+def facts_of(
+    training: Training, history: History, tensors: Mapping[str, Tensor], run: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that the card tells, as JSON values. run: how it went, see `pretraining`."""
+    from upstreams.optimization import learning_rate
+
+    request, recipe, crops = training.request, training.recipe, training.crops
+    rows = recipe.steps * recipe.batch
+    return {
+        "method": request.method,
+        "size": request.size,
+        "seed": request.seed,
+        "weights": sum(each.numel() for each in tensors.values() if each.is_floating_point()),
+        "half": request.half,
+        "data": {
+            "corpus": training.pool.corpus,
+            "split": training.pool.split,
+            "digest": training.pool.digest,
+            "clips": len(training.pool.clips),
+            "hours": training.pool.hours,
+            "hours_heard": rows * crops.seconds / 3600,
+            "epochs": rows / len(crops),
+            "left_out": training.pool.left_out,
+        },
+        "recipe": asdict(recipe),
+        "run": _run(request, run),
+        "curve": [Point(step, learning_rate(recipe, step - 1), terms)._asdict() for step, terms in history],
+        "command": command(request),
+        "use": usage(request),
+    }
+
+
+def _run(request: Request, run: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
+
+    seconds = run["seconds"]
+    return {
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "device": device_name(request.device),
+        "processes": run["world"],
+        "parts of a step": run["parts"],
+        "threads": torch.get_num_threads(),
+        "readers": run["readers"],
+        "seconds": round(seconds, 1),
+        "share of it waiting for data": round(run["waited"] / seconds, 4),
+        "resumed": run["resumed"],
+        "versions": installed(),
+    }
+
+
+def card(facts: Mapping[str, Any]) -> str:
+    """The model card in Markdown, of what `facts_of` gathers."""
+    data, run, recipe = facts["data"], facts["run"], facts["recipe"]
+    curve = [Point(**point) for point in facts["curve"]]
+    lines = [
+        f"# {facts['method']}, size {facts['size']}, seed {facts['seed']}",
+        "",
+        f"{facts['weights']:,} weights{' in half precision' if facts['half'] else ''}, pre-trained by `bench pretrain`"
+        f" for {recipe['steps']:,} steps without labels.",
+        "",
+        "## Use",
+        "",
+        *_code(facts["use"]),
+        "## Data",
+        "",
+        *_table(
+            ["", ""],
+            [
+                ["corpus", f"{data['corpus']}, split {data['split']}"],
+                ["digest of audio and names", f"`{data['digest']}`"],
+                ["clips", f"{data['clips']:,} ({data['hours']:.2f} h)"],
+                ["left out, because they could not be used", f"{len(data['left_out']):,}"],
+                ["heard", f"{data['hours_heard']:.2f} h, {data['epochs']:.2f} times each clip"],
+            ],
+        ),
+        *[f"- left out: {name} {problem}" for name, problem in data["left_out"][:ROWS]],
+        "",
+        "## Recipe",
+        "",
+        *_table(["", ""], [[key, _number(value)] for key, value in recipe.items()]),
+        "## Run",
+        "",
+        *_table(["", ""], [[key, _told(value)] for key, value in run.items()]),
+        "## Loss",
+        "",
+        *_curve(curve),
+        "## Again",
+        "",
+        *_code(facts["command"]),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def thinned(curve: Sequence[Point], rows: int = ROWS) -> list[Point]:
+    """So many points at most, each the mean of those since the one before."""
+    ends = sorted({round((row + 1) * len(curve) / rows) for row in range(rows)} - {0})
+    groups = [curve[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return [group[-1]._replace(terms=_mean([point.terms for point in group])) for group in groups]
+
+
+def _mean(terms: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: fmean(each[name] for each in terms) for name in terms[0]}
+
+
+def _curve(curve: Sequence[Point]) -> list[str]:
+    if not curve:
+        return ["No step was made: these are the weights that training starts from.", ""]
+    names = list(curve[0].terms)
+    rows = [[str(at.step), *(f"{at.terms[name]:.4g}" for name in names), f"{at.lr:.3g}"] for at in thinned(curve)]
+    told = f"Means of the steps since the row before; all {len(curve)} points are in the .json beside this."
+    return [told, "", *_table(["step", *names, "lr"], rows)]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    rule = "|---" * len(columns) + "|"
+    return [f"| {' | '.join(columns)} |", rule, *(f"| {' | '.join(map(_cell, row))} |" for row in rows), ""]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def _code(text: str) -> list[str]:
+    return ["```", text, "```", ""]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return _number(value)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_number, value))
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)

@@ -1,0 +1,76 @@
+"""Audio to pre-train on: the unlabelled part of a corpus, or any folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark.corpora import corpora
+from benchmark.engine import Engine
+from benchmark.errors import UserError, unknown
+from benchmark.files import digest
+from benchmark.manifest import Clip, Manifest, prepare
+
+FOLDER = "recordings"  # the corpus that any folder is
+
+
+class Pool(NamedTuple):
+    """Clips to learn from. split: whose they are. left_out: those of it that cannot be used, by id, and why."""
+
+    corpus: str
+    split: str
+    clips: list[Clip]
+    left_out: list[tuple[str, str]]
+
+    @property
+    def digest(self) -> str:
+        """Of names and audio: of what decides, with a seed, which samples each step sees."""
+        return digest([[clip.id, clip.digest] for clip in self.clips])
+
+    @property
+    def hours(self) -> float:
+        """Of audio."""
+        return sum(clip.seconds for clip in self.clips) / 3600
+
+    def __str__(self) -> str:
+        """In a few words."""
+        bad = f", {len(self.left_out)} left out" if self.left_out else ""
+        return f"split {self.split} of {self.corpus}, {len(self.clips):,} clips, {self.hours:.2f} h{bad}"
+
+
+def pool_of(corpus: str, home: Path, data: dict[str, str], engine: Engine, skip_bad: bool) -> Pool:
+    """Split "pool" of a corpus, else "train", and no other, as those are for tests; of a folder all there is.
+
+    corpus: name of a registered one or of one in `data`, or a folder. Raises UserError for bad audio (unless
+    `skip_bad`), and where nothing is left.
+    """
+    manifest = _manifest(corpus, home, data, engine)
+    splits = {clip.split for clip in manifest.clips}
+    split = next((name for name in ("pool", "train") if name in splits), None)
+    if split is None:
+        has = f"it has {', '.join(sorted(splits))}" if splits else "it is empty"
+        raise UserError(f"no audio to pre-train on in {corpus}: splits called 'pool' and 'train' are, and {has}")
+    chosen = sorted((clip for clip in manifest.clips if clip.split == split), key=lambda clip: clip.id)
+    good, bad = ([clip for clip in chosen if bool(clip.problem) == is_bad] for is_bad in (False, True))
+    if bad and not (skip_bad and good):
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        hint = "repair or remove it, or leave out and count such with --skip-bad" if good else "nothing else is there"
+        raise UserError(f"{bad[0].stretch.audio} {bad[0].problem}{more}; {hint}")
+    return Pool(corpus, split, good, [(clip.id, clip.problem) for clip in bad])
+
+
+def _manifest(corpus: str, home: Path, data: dict[str, str], engine: Engine) -> Manifest:
+    if corpus in data or corpus in corpora():
+        return prepare(corpus, home, data, engine)
+    path = Path(os.path.expanduser(corpus))
+    if not path.is_dir():
+        told = str(unknown("corpus", corpus, {**corpora(), **data}))
+        what = f"and {path} is a file; " if path.exists() else ""
+        raise UserError(f"{told}; {what}give a folder of audio, or a corpus of: bench data list")
+    import benchmark.corpora.recordings  # noqa: F401 (registers it)
+
+    manifest = prepare(FOLDER, home, {FOLDER: str(path)}, engine)
+    if not manifest.clips:
+        raise UserError(f"no audio in {path} and the folders below it; give a folder that holds some")
+    return manifest

@@ -1,0 +1,285 @@
+"""Pre-training, top to bottom: which audio, in which order, by which recipe, and what is written in the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from benchmark.crops import Crops, Share, batches
+from benchmark.engine import Engine, cores, in_process
+from benchmark.errors import UserError
+from benchmark.files import aside, write_text
+from benchmark.model_card import card, facts_of, usage
+from benchmark.pools import Pool, pool_of
+from benchmark.pretrained import facts_in, make_room, refuse_another, state_of, usable, write_state, write_tensors
+from benchmark.training_bar import training_bar
+
+if TYPE_CHECKING:
+    from upstreams.pretrain import History, Method, Plan, Progress, Recipe, State
+
+X = TypeVar("X")
+EVERY = 20  # steps at most from one point of the loss curve to the next
+SAVE_OFTEN, SAVE_SELDOM = 10.0, 300.0  # seconds from one state to the next, of small models and of large ones
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `bench pretrain` was asked for; None stands for what the method's recipe says.
+
+    corpus: name of a registered one or of one in `data`, or a folder. hours: of audio to hear, in place of steps.
+    accumulate: parts of a step. half: weights are stored in half precision. readers: threads that read audio; 0: as
+    many as there are cores, but 8 at most. save_every: seconds.
+    """
+
+    method: str
+    corpus: str
+    home: Path
+    out: Path | None = None
+    size: str = "mini"
+    seed: int = 0
+    steps: int | None = None
+    hours: float | None = None
+    batch: int | None = None
+    lr: float | None = None
+    precision: str | None = None
+    accumulate: int = 1
+    half: bool = False
+    data: tuple[tuple[str, str], ...] = ()
+    device: str = "cpu"
+    readers: int = 0
+    save_every: float | None = None
+    skip_bad: bool = False
+
+    @property
+    def output(self) -> Path:
+        """Where the weights go, as the user would write it."""
+        letters = (letter if letter.isalnum() else "-" for letter in f"{self.method}-{self.size}-{self.seed}")
+        return self.out or Path("pretrained") / f"{''.join(letters)}.safetensors"
+
+
+class Training(NamedTuple):
+    """All that is settled before the first step. identity: what decides the weights, by name."""
+
+    request: Request
+    out: Path
+    pool: Pool
+    method: Method
+    recipe: Recipe
+    crops: Crops
+    identity: dict[str, Any]
+
+
+def pretrain(request: Request, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
+    """Pre-train a method, from where the same request stopped if it did; gives the file of weights.
+
+    Beside it, as .md and .json, lies its model card. All processes that torchrun starts call this; the first of them
+    looks over the corpus (by `engine`), writes, and tells.
+    """
+    from upstreams.pretrain import processes
+    from upstreams.processes import joined
+
+    rank, world = processes()
+    with joined(request.device), _only_first_tells(rank):
+        training = _first_alone(partial(prepared, request, engine, world))
+        say = tell if rank == 0 else str
+        if done(training):
+            state_of(training.out).unlink(missing_ok=True)
+            say(f"nothing left to do: {training.out} is there already")
+            return training.out
+        say(f"{training.pool}, {training.recipe.steps:,} steps of {training.recipe.batch} stretches")
+        train(training, Share(rank, world, request.accumulate), say)
+    return training.out
+
+
+def prepared(request: Request, engine: Engine, world: int) -> Training:
+    """As `plan`, with room for what is to be written; raises UserError where there is none."""
+    training = plan(request, engine, world)
+    if not done(training):
+        make_room(training.out, room_for(training.method))
+    return training
+
+
+def plan(request: Request, engine: Engine, world: int = 1) -> Training:
+    """Look over the audio and draw the weights; raises UserError or UpstreamError for what cannot be done."""
+    from upstreams.pretrain import method as build
+
+    out = usable(request.output)
+    method = build(request.method, request.size, request.seed)
+    recipe = recipe_of(method.recipe, request)
+    if recipe.batch % (world * request.accumulate):
+        raise UserError(
+            f"a batch of {recipe.batch} cannot be shared evenly by {world} processes in {request.accumulate} parts"
+            " each; give another --batch or --accumulate"
+        )
+    pool = pool_of(request.corpus, request.home, dict(request.data), engine, request.skip_bad)
+    samples = round(recipe.seconds * method.sample_rate)
+    crops = Crops(pool.clips, method.sample_rate, samples, recipe.batch, request.seed)
+    return Training(request, out, pool, method, recipe, crops, identity(request, method, recipe, pool))
+
+
+def recipe_of(recipe: Recipe, request: Request) -> Recipe:
+    """The method's recipe with what the user says otherwise; a shorter training warms up for a tenth of it at most."""
+    if request.steps is not None and request.hours is not None:
+        raise UserError("--steps and --hours both say how long to train; give one of them")
+    for name in ("lr", "hours"):
+        value = getattr(request, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} {value:g} is no positive number; give one, or leave it out")
+    own = {name: getattr(request, name) for name in ("batch", "lr", "precision")}
+    recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
+    steps = recipe.steps if request.steps is None else request.steps
+    if request.hours is not None:
+        steps = max(1, round(request.hours * 3600 / (recipe.batch * recipe.seconds)))
+    warmup = recipe.warmup if steps >= recipe.steps else min(recipe.warmup, steps // 10)
+    return replace(recipe, steps=steps, warmup=warmup, final_lr=min(recipe.final_lr, recipe.lr))
+
+
+def identity(request: Request, method: Method, recipe: Recipe, pool: Pool) -> dict[str, Any]:
+    """What decides the weights, up to rounding: not the device, nor how many processes and parts share a batch."""
+    name, _, query = request.method.partition("?")
+    asked = {"method": name, "options": sorted(filter(None, query.split("&"))), "size": request.size}
+    code = f"{version('ssl-bench')}, version {method.version} of the method"
+    rest = {"seed": request.seed, "data": pool.digest, "code": code, "half": request.half}
+    return dict(json.loads(json.dumps({**asked, **rest, **asdict(recipe)})))
+
+
+def room_for(method: Method) -> int:
+    """Room that is needed at most: for weights, and for two states, one of them being written."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in method.state_dict().values())
+    learnt = sum(each.numel() * each.element_size() for each in method.parameters() if each.requires_grad)
+    return weights + 2 * (weights + 2 * learnt) + (1 << 20)
+
+
+def done(training: Training) -> bool:
+    """Whether the weights are there; raises UserError for others, or another training's state, in their place."""
+    for path in (training.out, state_of(training.out)):
+        if there := facts_in(path):
+            refuse_another(path, there["identity"], training.identity)
+    return training.out.exists()
+
+
+def train(training: Training, share: Share, tell: Callable[[str], object]) -> None:
+    """Make the steps that are left, keep a state to resume from on the way, and write the weights in the end."""
+    from benchmark.encoding import keep_memory
+    from upstreams.pretrain import fit
+
+    keep_memory()
+    request, steps = training.request, training.recipe.steps
+    state, clock = _resumed(training, tell if share.rank == 0 else str)
+    readers = request.readers or max(1, min(8, cores() // share.world))
+    bar = training_bar(f"pretrain {request.method} {request.size}") if share.rank == 0 else nullcontext(str)
+    with bar as show:
+        history = fit(
+            training.method, lambda first: batches(training.crops, first, steps, share, readers), _schedule(training),
+            state=state, save=partial(_keep, training, clock), report=partial(_report, clock, show),
+        )  # fmt: skip
+    if share.rank == 0:
+        write(training, history, {**clock.facts(), **share._asdict(), "readers": readers})
+        tell(f"wrote {training.out} and its model card {training.out.with_suffix('.md').name}")
+        tell(f"try it: {usage(request)}")
+
+
+def _schedule(training: Training) -> Plan:
+    from upstreams.pretrain import Plan
+
+    request, recipe = training.request, training.recipe
+    every = max(1, min(EVERY, recipe.steps // 100))
+    often = min(SAVE_SELDOM, max(SAVE_OFTEN, room_for(training.method) / 4e6))
+    if request.save_every is not None:
+        often = request.save_every
+    return Plan(recipe, request.seed, request.accumulate, request.device, every, often)
+
+
+def _keep(training: Training, clock: Clock, state: State) -> None:
+    facts = {"identity": training.identity, "state": state.facts, "clock": clock.facts()}
+    write_state(training.out, state.tensors, facts)
+
+
+def _report(clock: Clock, show: Callable[[Progress], object], at: Progress) -> None:
+    clock.waiting = at.waiting
+    show(at)
+
+
+class Clock:
+    """How long a training took, over all times that it was resumed. waiting: share of the time since the last."""
+
+    def __init__(self, seconds: float = 0.0, waited: float = 0.0, resumed: int = -1) -> None:
+        self.seconds, self.waited, self.resumed = seconds, waited, resumed + 1
+        self.began, self.waiting = time.monotonic(), 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """Seconds in all, seconds waited for data, and how often it was resumed."""
+        now = time.monotonic() - self.began
+        return {"seconds": self.seconds + now, "waited": self.waited + self.waiting * now, "resumed": self.resumed}
+
+
+def _resumed(training: Training, tell: Callable[[str], object]) -> tuple[State | None, Clock]:
+    from upstreams.base import UpstreamError
+    from upstreams.checkpoints import load
+    from upstreams.pretrain import State as Kept
+
+    path = state_of(training.out)
+    facts = facts_in(path)
+    if facts is None:
+        return None, Clock()
+    try:
+        state, clock = Kept(load(path), facts["state"]), Clock(**facts["clock"])
+    except UpstreamError as error:
+        raise UserError(f"{path} is broken; delete it, and the same command starts anew") from error
+    tell(f"goes on after step {state.facts['step']}, from {path}")
+    return state, clock
+
+
+def write(training: Training, history: History, run: dict[str, Any]) -> None:
+    """Write the weights and their model card, all or nothing, and delete the state."""
+    from upstreams.checkpoints import not_finite
+
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in training.method.exported().items()}
+    if training.request.half:
+        tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        if large := not_finite(tensors):
+            raise UserError(f"{large[0]} has weights too large for --half; leave that out")
+    facts = facts_of(training, history, tensors, run)
+    with aside(training.out) as partial:
+        kept = {name: facts[name] for name in ("method", "size", "seed", "weights", "recipe")}
+        kept["data"] = {**facts["data"], "left_out": len(facts["data"]["left_out"])}
+        write_tensors(partial, tensors, {"identity": training.identity, "card": kept})
+        write_text(training.out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+        write_text(training.out.with_suffix(".md"), card(facts))
+    state_of(training.out).unlink(missing_ok=True)
+
+
+def _first_alone(work: Callable[[], X]) -> X:
+    """What `work` gives, done by the first process while the others wait for what it leaves on disk."""
+    from upstreams.processes import anywhere, processes
+
+    result, error = None, None
+    if processes()[0] == 0:
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+    if anywhere([error is not None])[0]:
+        raise error or SystemExit(2)  # the first process tells
+    return work() if result is None else result
+
+
+@contextmanager
+def _only_first_tells(rank: int) -> Iterator[None]:
+    """What all processes find, and a signal that all get, is told by the first one."""
+    from upstreams.base import UpstreamError
+
+    try:
+        yield
+    except (UpstreamError, KeyboardInterrupt) as error:
+        if rank:
+            raise SystemExit(2) from error
+        raise

@@ -1,0 +1,82 @@
+"""How far a pre-training is: its step, its losses and the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from upstreams.pretrain import Progress
+
+PAUSE = 10.0  # seconds from one printed line to the next
+
+Show = Callable[["Progress"], None]
+
+
+@contextmanager
+def training_bar(title: str) -> Iterator[Show]:
+    """A bar with losses and the time left on a terminal; elsewhere a line every ten seconds."""
+    yield from _drawn(title) if sys.stderr.isatty() else _printed(title)
+
+
+def _drawn(title: str) -> Iterator[Show]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+    from rich.table import Column
+
+    whole, rest = Column(no_wrap=True, min_width=16), Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(10),
+        TextColumn("{task.completed}/{task.total}", table_column=whole), TextColumn("{task.fields[left]} left"),
+        TextColumn("{task.fields[told]}", markup=False, table_column=rest),
+    )  # fmt: skip
+    left = time_left()
+    with Bar(*columns, console=Console(stderr=True), expand=True) as drawn:
+        task = drawn.add_task(title, total=None, left="?", told="")
+        yield lambda at: drawn.update(task, total=at.steps, completed=at.step, left=left(at), told=terms(at.terms))
+
+
+def _printed(title: str) -> Iterator[Show]:
+    left = time_left()
+    last = time.monotonic()
+
+    def show(at: Progress) -> None:
+        nonlocal last
+        about = left(at)
+        if time.monotonic() - last >= PAUSE or at.step == at.steps:
+            last = time.monotonic()
+            end = f"done in {clock(at.seconds)}" if at.step == at.steps else f"about {about} left"
+            waiting = f"{at.waiting:.0%} of the time waiting for data"
+            line = f"{title}: step {at.step}/{at.steps}, {terms(at.terms)}; {end}, {waiting}"
+            print(line, file=sys.stderr, flush=True)
+
+    yield show
+
+
+def time_left() -> Callable[[Progress], str]:
+    """Estimates from the speed since the first report, as a resumed training did not make the steps before it."""
+    first: list[tuple[int, float]] = []
+
+    def estimate(at: Progress) -> str:
+        if not first:
+            first.append((at.step, at.seconds))
+        step, seconds = first[0]
+        return clock((at.seconds - seconds) / (at.step - step) * (at.steps - at.step)) if at.step > step else "?"
+
+    return estimate
+
+
+def terms(values: Mapping[str, float]) -> str:
+    """The loss and what else is watched, in short."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def clock(seconds: float) -> str:
+    """Hours (where there are any), minutes and seconds."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

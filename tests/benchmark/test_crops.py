@@ -1,0 +1,160 @@
+"""Which audio each step of a pre-training sees."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.audio import Stretch, samples_at
+from benchmark.crops import Crops, Share, batches
+from benchmark.errors import UserError
+from benchmark.manifest import Clip
+
+RATE = 8_000
+SAMPLES = 800  # in a row at most
+
+
+def clip(number: int, samples: int, rate: int = RATE, folder: Path = Path("/nowhere")) -> Clip:
+    return Clip(str(number), "pool", {}, Stretch(str(folder / f"{number}.wav"), 0, samples, rate), "", "")
+
+
+def crops(lengths: list[int], batch: int = 4, seed: int = 0) -> Crops:
+    return Crops([clip(*each) for each in enumerate(lengths)], RATE, SAMPLES, batch, seed)
+
+
+LENGTHS = st.lists(st.integers(200, 5000), min_size=1, max_size=9)
+
+
+@given(LENGTHS, st.integers(1, 12), st.integers(0, 3), st.integers(0, 40))
+def test_a_step_is_the_same_whatever_was_asked_before(lengths: list[int], batch: int, seed: int, step: int) -> None:
+    walked = crops(lengths, batch, seed)
+    before = [walked.step(number) for number in range(step + 3)]
+    asked = crops(lengths, batch, seed)
+    assert [asked.step(number) for number in reversed(range(step, step + 3))] == before[step:][::-1]
+
+
+@given(LENGTHS, st.integers(1, 12), st.integers(0, 3))
+def test_each_epoch_has_each_clip_as_often_as_stretches_go_into_it(lengths: list[int], batch: int, seed: int) -> None:
+    plan = crops(lengths, batch, seed)
+    times = {f"/nowhere/{place}.wav": max(1, round(length / SAMPLES)) for place, length in enumerate(lengths)}
+    assert len(plan) == sum(times.values())
+    rows = [row.audio for number in range(3 * len(plan)) for row in plan.step(number)]
+    for epoch in range(3):
+        assert Counter(rows[epoch * len(plan) : (epoch + 1) * len(plan)]) == times
+
+
+@given(LENGTHS, st.integers(0, 20))
+def test_stretches_lie_within_their_clips_and_short_clips_are_whole(lengths: list[int], step: int) -> None:
+    for row in crops(lengths).step(step):
+        whole = lengths[int(Path(row.audio).stem)]
+        assert row.samples == min(whole, SAMPLES)
+        assert 0 <= row.first <= whole - row.samples
+
+
+def test_stretches_begin_anywhere_in_a_long_clip() -> None:
+    starts = [row.first for number in range(200) for row in crops([SAMPLES + 9]).step(number)]
+    counts = Counter(starts)
+    assert set(counts) == set(range(10))
+    assert max(counts.values()) < 2 * min(counts.values())
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 30))
+def test_processes_and_parts_share_a_step_without_rest(world: int, parts: int, each: int, step: int) -> None:
+    plan = crops([700, 800, 4000, 2400], batch=world * parts * each)
+    shares = [plan.share(step, Share(rank, world, parts)) for rank in range(world)]
+    assert all(len(rows) == each for own in shares for rows in own)
+    assert Counter(row for own in shares for rows in own for row in rows) == Counter(plan.step(step))
+
+
+def test_order_and_starts_follow_the_seed_and_differ_from_epoch_to_epoch() -> None:
+    lengths = [900] * 40
+    one, same, other = (crops(lengths, 40, seed).step(0) for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
+    names = [[row.audio for row in crops(lengths, 40).step(number)] for number in range(3)]
+    assert names[0] != names[1] != names[2]
+    assert sorted(names[0]) == sorted(names[1])
+
+
+@pytest.mark.parametrize("rate", [RATE, 16_000, 11_025, 44_100, 4_000])
+def test_a_row_has_as_many_samples_at_any_rate_of_its_file(rate: int) -> None:
+    plan = Crops([clip(0, 10 * rate, rate)], RATE, 801, 4, 0)
+    for row in plan.step(0):
+        assert 801 <= samples_at(row, RATE) <= 803
+        assert row.first + row.samples <= 10 * rate
+
+
+def test_the_mean_length_of_a_row_is_that_of_an_epoch() -> None:
+    plan = crops([400, 2400], batch=4)
+    assert plan.seconds == pytest.approx((0.05 + 3 * 0.1) / 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five files whose samples count up, so that each tells which one it is."""
+    folder = tmp_path_factory.mktemp("crops")
+    for number, length in enumerate(FILES):
+        ramp = (np.arange(length) + 10_000 * number).astype(np.int16)
+        soundfile.write(folder / f"{number}.wav", ramp, RATE)
+    return folder
+
+
+FILES = [500, 900, 800, 3000, 1700]
+
+
+def found(folder: Path, batch: int = 4) -> Crops:
+    return Crops([clip(number, length, folder=folder) for number, length in enumerate(FILES)], RATE, SAMPLES, batch, 3)
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_batches_hold_the_samples_of_their_rows_and_zeros(folder: Path, readers: int) -> None:
+    plan = found(folder)
+    made = list(batches(plan, 2, 7, Share(), readers))
+    assert len(made) == 5
+    for number, batch in enumerate(made, 2):
+        for row, length, stretch in zip(batch.waveforms, batch.lengths.tolist(), plan.step(number), strict=True):
+            first = stretch.first + 10_000 * int(Path(stretch.audio).stem)
+            assert length == stretch.samples
+            expected = (np.arange(first, first + length)).astype(np.int16) / 32768
+            assert torch.equal(row[:length].double(), torch.from_numpy(expected))
+            assert not row[length:].any()
+
+
+def test_a_process_reads_its_parts_of_each_step_in_turn(folder: Path) -> None:
+    share = Share(rank=1, world=2, parts=2)
+    plan = found(folder, batch=8)
+    lengths = [batch.lengths.tolist() for batch in batches(plan, 0, 3, share, 2)]
+    assert lengths == [[row.samples for row in rows] for step in range(3) for rows in plan.share(step, share)]
+
+
+def test_nothing_is_read_on_after_the_last_batch_that_is_asked_for(folder: Path) -> None:
+    feed = batches(found(folder), 0, 10**9, Share(), 2)
+    assert len(list(islice(feed, 3))) == 3
+    feed.close()
+    assert list(feed) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "can no longer be read"), (b"no audio", "can no longer be read"), (b"", "can no")]
+)
+def test_a_file_that_is_lost_on_the_way_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+    if content is not None:
+        (tmp_path / "0.wav").write_bytes(content)
+    plan = Crops([clip(0, 900, folder=tmp_path)], RATE, SAMPLES, 2, 0)
+    with pytest.raises(UserError, match=rf"{tmp_path}/0\.wav {told}"):
+        list(batches(plan, 0, 1, Share(), 2))
+
+
+def test_a_file_that_became_shorter_is_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "0.wav", np.zeros(300, np.int16), RATE)
+    plan = Crops([clip(0, 500, folder=tmp_path)], RATE, SAMPLES, 2, 0)
+    with pytest.raises(UserError, match="shorter than it was"):
+        list(batches(plan, 0, 1, Share(), 2))
