@@ -45,6 +45,7 @@ LEFT_OVER = ("head.", "head_dist.")  # of the transformer, from images; what lie
 MASKED = 400 / 512  # share of the patches
 OBJECTIVES = ("joint", "discriminative", "generative")
 GENERATIVE_WEIGHT = 10.0
+WAVES, PASSED_ON = 2.0, 0.7  # of mini's start: height of the waves, and scale of what attention takes and gives
 NORMALIZED = {"targets": 2, "predictions": 1}  # axis of (clips, predictions, targets)
 
 
@@ -107,6 +108,14 @@ def waves(number: int, dim: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
+def places(rows: int, columns: int, dim: int) -> Tensor:
+    """Waves (rows * columns, dim) of each patch's column, and of its row in the first half where there are several."""
+    if rows == 1:
+        return waves(columns, dim)
+    row, column = waves(rows, dim // 2), waves(columns, dim // 2)
+    return torch.cat([row[:, None].expand(-1, columns, -1), column.expand(rows, -1, -1)], dim=2).flatten(0, 1)
+
+
 class Transformer(nn.Module):
     """DeiT (Touvron et al., 2021) over patches of spectrograms; only those of mini do not start as the authors' do."""
 
@@ -132,18 +141,20 @@ class Transformer(nn.Module):
         return [self.cls_token, self.dist_token] if self.class_tokens == 2 else [self.cls_token]
 
     def start_nearby(self) -> None:
-        """Let tokens first attend to those near them: positions are waves, and queries are alike keys.
+        """Let tokens first attend to those near them: positions are waves, keys are alike queries, and what attention
+        adds is the negative of what it found.
 
         After Trockman and Kolter (2023): on hours of sound, attention that starts even learns no places to look at.
         """
-        rows, columns = self.grid
         with torch.no_grad():
-            self.pos_embed[0, self.class_tokens :] = 0.6 * waves(columns, self.pos_embed.shape[2]).repeat(rows, 1)
+            self.pos_embed[0, self.class_tokens :] = WAVES * places(*self.grid, self.pos_embed.shape[2])
             for attention in (module for module in self.modules() if isinstance(module, Attention)):
-                query, key, _ = attention.qkv.weight.chunk(3)
+                query, key, value = attention.qkv.weight.chunk(3)
                 for head in query.split(HEAD):
                     nn.init.orthogonal_(head)
                 key.copy_(query)
+                nn.init.orthogonal_(value, gain=PASSED_ON)
+                attention.proj.weight.copy_(-value.T)
 
     def tokens(self, patches: Tensor, counts: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the first block is given: class tokens, then patches row by row, all with their positions.
@@ -361,7 +372,7 @@ BASE = Recipe(
 )
 RECIPES = {
     "mini": Recipe(
-        steps=1500, batch=32, seconds=seconds(192), lr=2e-3, warmup=50, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0
+        steps=1500, batch=32, seconds=seconds(192), lr=1e-3, warmup=50, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0
     ),
     "tiny": replace(BASE, steps=200_000, batch=120, lr=5e-4),
     "small": BASE,
