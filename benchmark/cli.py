@@ -28,8 +28,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(list_app, name="list")
 
 REFERENCE = (
-    "NAME, NAME@random, hf:FOLDER_OR_ID, s3prl:NAME@FILE, speechbrain:FOLDER_OR_ID, fairseq:FILE or"
-    " file.py:function?key=value"
+    "NAME, NAME@FILE?key=value, NAME@random, hf:FOLDER_OR_ID, s3prl:NAME@FILE, speechbrain:FOLDER_OR_ID, fairseq:FILE"
+    " or file.py:function?key=value"
 )
 Upstream = Annotated[str, typer.Argument(help=REFERENCE)]
 Upstreams = Annotated[list[str], typer.Argument(metavar="UPSTREAM...", help=REFERENCE)]
@@ -160,6 +160,75 @@ def check(upstream: Upstream, device: Device = "auto", precision: Precision = "f
     say(f"{upstream} keeps the contract: {len(findings)} checks passed")
 
 
+@app.command()
+def pretrain(
+    method: Annotated[str, typer.Argument(help="ssast or atst, with its options: 'ssast?variant=frame'.")],
+    corpus: Annotated[str, typer.Option("--corpus", metavar="NAME|FOLDER", help="A corpus, or any folder of audio.")],
+    size: Annotated[str, typer.Option("--size", help="mini, tiny, small or base.")] = "mini",
+    steps: Annotated[int | None, typer.Option("--steps", min=0, help="0 writes the weights it starts from.")] = None,
+    hours: Annotated[float | None, typer.Option("--hours", help="Of audio to hear, instead of --steps.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Stretches of audio in a step, in all.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate at the end of the warm-up.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, order and all else that is drawn.")] = 0,
+    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Parts of a step, to save memory.")] = 1,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32 or bf16 (autocast).")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A .safetensors file; by default in pretrained/.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
+    save_every: Annotated[
+        float | None, typer.Option("--save-every", min=0, help="Seconds between states to resume from; 10 to 300.")
+    ] = None,
+    data: Data = None, home: Home = HOME,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Threads that read audio; 0: up to 8.")] = 0,
+    device: Device = "auto", skip_bad: SkipBad = False,
+) -> None:  # fmt: skip
+    """Pre-train an encoder on audio without labels; the same command again goes on where it stopped."""
+    from benchmark.engine import cores, engine
+    from benchmark.pretraining import Request, pretrain
+
+    request = Request(
+        method, corpus, _expanded(home).resolve(), out, size, seed, steps, hours, batch, lr,
+        None if precision is None else _precision(precision), accumulate, half, tuple(sorted(_pairs(data).items())),
+        _device(device), workers, save_every, skip_bad,
+    )  # fmt: skip
+    pretrain(request, engine(workers or min(8, cores())), say)
+
+
+@app.command()
+def claims(
+    systems: Annotated[
+        list[str] | None, typer.Argument(metavar="SYSTEM", help="ssast or atst; without any: all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pre-trainings of each kind.")] = 3,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of each. [default: those of its recipe]")] = None,
+    home: Home = HOME, results: ResultsFolder = Path("results"),
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that share the work; 0: one a core.")] = 0,
+    device: Device = "auto",
+    report: Annotated[bool, typer.Option("--report", help="Make the tables anew from the records alone.")] = False,
+) -> None:  # fmt: skip
+    """Pre-train the seed systems in miniature, and re-run the contrasts that their papers' headlines rest on."""
+    from benchmark import claims, verdicts
+    from benchmark.engine import cores, engine
+
+    setup = _setup(None, home, results / "claims", device, "fp32", None, 20.0, False)
+    plan = claims.plan(systems or [], seeds, claims.tasks_of())
+    if report:
+        records = readable(setup.results)
+    else:
+        workers = workers or cores()
+        processes = engine(workers)
+        plan = claims.with_checkpoints(plan, setup, steps, processes)
+        say(plan.told(workers))
+        outcome = claims.perform(plan, setup, processes, say)
+        _finish(outcome.failures, bool(outcome.records))
+        records = outcome.records
+    told = verdicts.reach(plan, records, setup)
+    draw(verdicts.COLUMNS, [row for verdict in told.verdicts for row in verdicts.cells(verdict)])
+    for text in (*map(verdicts.sentence, told.verdicts), *told.notes):
+        say(f"  {text}")
+    for path in verdicts.write(setup.results, told):
+        say(f"wrote {path}")
+
+
 @data_app.command("list")
 def data_list(home: Home = HOME) -> None:
     """Corpora, where they come from, and whether they are prepared."""
@@ -222,11 +291,12 @@ def data_check(
 @list_app.command("upstreams")
 def list_upstreams() -> None:
     """Encoders by name, and those of s3prl by family."""
-    from upstreams import names
-    from upstreams.s3prl_entries import entries
+    from upstreams import entries, s3prl_entries
 
-    draw(["upstream", "what it is"], [[name, text] for name, text in names().items()])
-    draw(["of s3prl", "s3prl:NAME, or s3prl:NAME@FILE with a checkpoint", "cannot run here"], families(entries()))
+    own = [(f"{each.name}@FILE" if each.checkpoint else each.name, each) for each in entries().values()]
+    draw(["upstream", "what it is"], [[reference, each.description] for reference, each in sorted(own)])
+    there = s3prl_entries.entries()
+    draw(["of s3prl", "s3prl:NAME, or s3prl:NAME@FILE with a checkpoint", "cannot run here"], families(there))
     say(f"also: {REFERENCE}")
 
 
