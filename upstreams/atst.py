@@ -12,7 +12,6 @@ Where the paper and its authors' code (Audio-WestlakeU/audiossl) leave a choice,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upstreams import checkpoints, register
+from upstreams.arguments import advice
 from upstreams.base import Features, Upstream, UpstreamError, valid
 from upstreams.decibels import BANDS, HOP, LOUDEST, QUIETEST, RANGE, RATE, DecibelMel
+from upstreams.fitting import DEPTHS, depth_of, fitting, unfit
 from upstreams.methods import Batch, Method, Recipe
+from upstreams.optimization import half_cosine
 from upstreams.spectrogram_encoders import joined
-from upstreams.standins import misfits, shown
-from upstreams.teacher import cosine, follow, perceptron, spread, teacher_of
+from upstreams.standins import misfits, printable, shown
+from upstreams.teacher import follow, perceptron, spread, teacher_of
 from upstreams.transformer import EPSILON, HEAD, Block, every, plain_start
 from upstreams.views import mixed, resized, segments
 
@@ -36,7 +38,6 @@ POSITIONS = 250  # tokens of 10 s
 DROP = 0.1  # of the last block's paths in training
 SECONDS = 6.0  # of the segments that the authors train on
 CROP = 12 * RATE  # samples in the middle of a clip that its summary is of
-MOST_BLOCKS = 1000  # a stranger could name many thousands in few bytes
 AT_ONCE = 32  # stretches, whose hidden states would take gigabytes otherwise
 OURS = "hyper_parameters."  # before what our own checkpoints hold besides weights
 PREFIXES = ("model.teacher.encoder.", "module.backbone.", "backbone.", "")  # before the encoder's weights in a file
@@ -185,16 +186,18 @@ def cut(mel: Tensor, frames: Tensor, number: Tensor, step: int) -> tuple[Tensor,
 
 
 @register
-def atst(checkpoint: str = "", random: bool = False, size: str = "base") -> Upstream:
+def atst(checkpoint: str = "", random: bool = False, size: str | None = None) -> Upstream:
     """ATST (Li & Li, 2022) from a checkpoint of its authors' or ours: atst@FILE."""
     if checkpoint:
+        if size is not None:
+            raise UpstreamError(f"the size of 'atst@{printable(checkpoint)}' is that of the file; leave it out")
         return loaded(checkpoint, random)
     if not random:
         raise UpstreamError(
             "'atst' needs its checkpoint: atst@FILE, such as small.ckpt or base.ckpt of its authors, or what "
             "`bench pretrain atst` made; atst@random draws weights"
         )
-    chosen = size_of(size)
+    chosen = size_of("base" if size is None else size)
     return Atst(Encoder(chosen.dim, chosen.depth).start(), chosen.seconds)
 
 
@@ -206,27 +209,30 @@ def atst_mini(random: bool = False) -> Upstream:
 
 def size_of(name: str) -> Size:
     if name not in SIZES:
-        raise UpstreamError(f"no size {shown(name)} of atst; it has: {', '.join(SIZES)}")
+        raise UpstreamError(f"no size '{printable(name)}' of atst; {advice(name, [*SIZES], False)}")
     return SIZES[name]
 
 
-def loaded(reference: str, random: bool) -> Upstream:
+def loaded(checkpoint: str, random: bool) -> Upstream:
     """The encoder in a file, or its architecture with weights drawn anew.
 
     Raises UpstreamError where the file is missing, broken or of another model, or its weights are not finite.
     """
-    path = checkpoints.expanded(reference)
+    path = checkpoints.expanded(checkpoint)
+    reference = printable(checkpoint)
     content = checkpoints.load(path)
     nested = content.get("teacher", content) if isinstance(content, dict) else content
     state = checkpoints.tensors_only(nested, path)
     seconds = trained_on(content, state, reference)
     weights = encoder_weights(state, reference)
-    encoder = architecture(weights, reference)
+    shapes = shapes_in(weights, reference)
+    weights = fitting(weights, lambda: Encoder(*shapes), "ATST's encoder", reference)
+    encoder = Encoder(*shapes)
     if random:
-        encoder = Encoder(encoder.norm.normalized_shape[0], len(encoder.blocks), encoder.pos_embed.shape[1] - 1).start()
+        encoder.start()
     else:
-        encoder.load_state_dict({name: tensor.float().clone() for name, tensor in weights.items()}, assign=True)
-    upstream = Atst(encoder.requires_grad_(True), seconds)
+        encoder.load_state_dict(weights)
+    upstream = Atst(encoder, seconds)
     upstream.origin = checkpoints.digests([path])
     return upstream
 
@@ -240,7 +246,7 @@ def trained_on(content: Any, state: Mapping[str, Tensor], reference: str) -> flo
     found = state.get(f"{OURS}train_len", found)
     first = found[0] if isinstance(found, (list, tuple)) and found else found
     seconds = first.item() if isinstance(first, Tensor) and first.numel() == 1 else first
-    if not isinstance(seconds, (int, float)) or not 0.1 <= seconds <= 3600:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0.1 <= seconds <= 3600:
         raise UpstreamError(f"'{reference}' was trained on segments of {shown(seconds)} s; give one of 0.1 to 3600")
     return float(seconds)
 
@@ -250,35 +256,21 @@ def encoder_weights(state: Mapping[str, Tensor], reference: str) -> dict[str, Te
     prefix = next(each for each in PREFIXES if any(name.startswith(each) for name in state))
     kept = {name: tensor for name, tensor in state.items() if not prefix or name.startswith(prefix)}
     strange = [name for name in state if name not in kept and not name.startswith(LEFT_OVER)]
-    weights = {name[len(prefix) :]: kept[name] for name in kept if not name.startswith(OURS)}
     if strange:
-        raise unfit(misfits([], strange, []), reference)
-    checkpoints.refuse_unusable(weights, reference)
-    weights.pop(UNUSED, None)
-    return weights
+        raise unfit(misfits([], strange, []), "ATST's encoder", reference)
+    return {name[len(prefix) :]: kept[name] for name in kept if not name.startswith(OURS) and name != prefix + UNUSED}
 
 
-def architecture(weights: Mapping[str, Tensor], reference: str) -> Encoder:
-    """The encoder that weights are of, without memory for them; raises UpstreamError unless each has its place."""
+def shapes_in(weights: Mapping[str, Tensor], reference: str) -> tuple[int, int, int]:
+    """Channels, blocks and positions that an encoder's weights speak of; raises UpstreamError where it is none."""
     shape = weights["pos_embed"].shape if "pos_embed" in weights else ()
-    numbers = {found[1] for name in weights if (found := re.match(r"blocks\.([0-9]+)\.", name))}
-    if len(shape) != 3 or shape[1] < 2 or shape[2] % HEAD or not shape[2] or not 0 < len(numbers) <= MOST_BLOCKS:
+    depth = depth_of(weights)
+    if len(shape) != 3 or shape[1] < 2 or shape[2] % HEAD or not shape[2] or depth not in DEPTHS:
         raise UpstreamError(
             f"'{reference}' holds no encoder of ATST, which has blocks and pos_embed of (1, tokens, channels), as many "
             f"channels as {HEAD} goes into; give a checkpoint of its authors or of bench pretrain atst"
         )
-    with torch.device("meta"):
-        encoder = Encoder(shape[2], len(numbers), shape[1] - 1)
-    own = encoder.state_dict()
-    misshapen = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
-    told = misfits(own.keys() - weights.keys(), weights.keys() - own.keys(), misshapen)
-    if told:
-        raise unfit(told, reference)
-    return encoder
-
-
-def unfit(told: str, reference: str) -> UpstreamError:
-    return UpstreamError(f"'{reference}' does not fit ATST's encoder: {told}; give the checkpoint as it was released")
+    return shape[2], depth, shape[1] - 1
 
 
 class Network(nn.Module):
@@ -333,7 +325,7 @@ class AtstPretraining(Method):
             return resized(mel, frames) if self.resize else mel, frames
 
     def stepped(self, done: float) -> None:
-        follow(self.teacher, self.student, cosine(self.momentum, 1.0, done))
+        follow(self.teacher, self.student, half_cosine(self.momentum, 1.0, done))
 
     def exported(self) -> dict[str, Tensor]:
         """The teacher's encoder as in the authors' checkpoints, and the length of its segments in seconds."""

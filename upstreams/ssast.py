@@ -21,7 +21,6 @@ What differs from the authors' code:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,18 +31,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upstreams import checkpoints, register
+from upstreams.arguments import advice
 from upstreams.base import Features, Upstream, UpstreamError, valid
+from upstreams.fitting import DEPTHS, depth_of, fitting, unfit
 from upstreams.masking import clustered, gathered, scattered, share_of
 from upstreams.methods import Batch, Method, Recipe
 from upstreams.spectral import LogMel, trimmed
-from upstreams.standins import listed, misfits, printable
+from upstreams.standins import listed, misfits, printable, shown
 from upstreams.transformer import EPSILON, HEAD, Attention, Block, every, plain_start
 
 BANDS, MEL_WINDOW, MEL_HOP = 128, 400, 160  # mel bands; samples
 MEAN, STD = -4.2677393, 4.5689974  # of log-mel energies in the authors' pre-training data
-LEFT_OVER = ("head.", "head_dist.")  # of the transformer, from images; what lies beside it is for pre-training only
+LEFT_OVER = (  # of images, and of pre-training
+    *("v.head.", "v.head_dist."),
+    *("p_input_fdim", "p_input_tdim", "mask_embed", "cpredlayer.", "gpredlayer."),
+)
 MASKED = 400 / 512  # share of the patches
 OBJECTIVES = ("joint", "discriminative", "generative")
+STARTS = ("plain", "nearby")
 GENERATIVE_WEIGHT = 10.0
 WAVES, PASSED_ON = 2.0, 0.7  # of mini's start: height of the waves, and scale of what attention takes and gives
 NORMALIZED = {"targets": 2, "predictions": 1}  # axis of (clips, predictions, targets)
@@ -83,9 +88,9 @@ MINI_VARIANTS = {"patch": (16, 16), "frame": (BANDS, 4)}
 def planned(size: str, variant: str) -> Size:
     """Shapes of a size and variant; raises UpstreamError for unknown ones."""
     if size not in SIZES:
-        raise UpstreamError(f"no size '{printable(size)}' of ssast; write one of: {', '.join(SIZES)}")
+        raise UpstreamError(f"no size '{printable(size)}' of ssast; {advice(size, [*SIZES], False)}")
     if variant not in VARIANTS:
-        raise UpstreamError(f"no variant '{printable(variant)}' of ssast; write one of: {', '.join(VARIANTS)}")
+        raise UpstreamError(f"no variant '{printable(variant)}' of ssast; {advice(variant, [*VARIANTS], False)}")
     height, width = (MINI_VARIANTS if size == "mini" else VARIANTS)[variant]
     return SIZES[size]._replace(height=height, width=width)
 
@@ -116,10 +121,18 @@ def places(rows: int, columns: int, dim: int) -> Tensor:
     return torch.cat([row[:, None].expand(-1, columns, -1), column.expand(rows, -1, -1)], dim=2).flatten(0, 1)
 
 
-class Transformer(nn.Module):
-    """DeiT (Touvron et al., 2021) over patches of spectrograms; only those of mini do not start as the authors' do."""
+def usual_start(size: Size) -> str:
+    """That of mini is "nearby", that of the authors' sizes "plain"."""
+    return "nearby" if (size.dim, size.depth) == MINI else "plain"
 
-    def __init__(self, size: Size, strides: tuple[int, int] | None = None) -> None:
+
+class Transformer(nn.Module):
+    """DeiT (Touvron et al., 2021) over patches of spectrograms.
+
+    start: of weights; "plain" is the authors', "nearby" see `start_nearby`, None the one that is usual for the size.
+    """
+
+    def __init__(self, size: Size, strides: tuple[int, int] | None = None, start: str | None = None) -> None:
         super().__init__()
         self.grid = (size.rows, size.columns)
         self.class_tokens = size.class_tokens
@@ -133,7 +146,7 @@ class Transformer(nn.Module):
         self.apply(plain_start)
         for embedding in (*self.leading(), self.pos_embed):
             nn.init.trunc_normal_(embedding, std=0.02)
-        if (size.dim, size.depth) == MINI:
+        if (start or usual_start(size)) == "nearby":
             self.start_nearby()
 
     def leading(self) -> list[Tensor]:
@@ -214,6 +227,8 @@ class Ssast(Upstream):
 
     Layer 0 is the input of the first block, layers 1 to depth are what the blocks give, and one more is the last after
     the final norm: its mean over time is what the authors fine-tune. Class tokens take part but are no frames.
+    A clip is attended to as a whole, however long, as by the authors: memory grows with its length and time with its
+    square, so that minutes of sound are better cut before.
 
     mean, std: of log-mel energies. strides: bands and mel frames from one patch to the next, at most its size, which
     is what 0 stands for. Raises UpstreamError for impossible ones.
@@ -254,9 +269,10 @@ def refuse_impossible(size: Size, mean: float, std: float, strides: tuple[int, i
     for name, stride, most in (("fstride", strides[0], size.height), ("tstride", strides[1], size.width)):
         if not isinstance(stride, int) or not 0 <= stride <= most:
             raise UpstreamError(f"{name} of ssast is {stride}; it may be 1 to {most}, the size of a patch")
-    if not math.isfinite(mean) or not (math.isfinite(std) and std > 0):
+    if not (-100 <= mean <= 100 and 0.01 <= std <= 100):
         raise UpstreamError(
-            f"mean and std of ssast are {mean} and {std}; they are those of log-mel energies, std above 0"
+            f"mean and std of ssast are {shown(mean)} and {shown(std)}; they are those of log-mel energies, "
+            "-100 to 100 and 0.01 to 100"
         )
 
 
@@ -267,41 +283,40 @@ def size_in(state: Mapping[str, Tensor], reference: str) -> Size:
     absent = [name for name in needed if name not in state]
     if absent:
         raise UpstreamError(f"{told}: it lacks {listed(absent)}; give one as its authors published them")
-    shapes = {name: tuple(state[name].shape) for name in needed}
-    patch, positions = shapes["v.patch_embed.proj.weight"], shapes["v.pos_embed"]
-    scalars = [state[name].item() for name in needed[:2] if state[name].numel() == 1]
-    whole = len(scalars) == 2 and all(map(math.isfinite, scalars))
-    if len(patch) != 4 or len(positions) != 3 or 0 in patch or not whole:
+    bands, frames, positions, patch = (state[name] for name in needed)
+    if patch.ndim != 4 or 0 in patch.shape or positions.ndim != 3 or (bands.numel(), frames.numel()) != (1, 1):
+        shapes = {name: tuple(state[name].shape) for name in needed}
         raise UpstreamError(f"{told}, by the shapes {shapes}; give one as its authors published them")
-    blocks = {name.split(".")[2] for name in state if name.startswith("v.blocks.")}
-    tokens = 1 + ("v.dist_token" in state)
-    size = Size(patch[0], len(blocks), tokens, patch[2], patch[3], int(scalars[1]))
-    if scalars[0] != BANDS or BANDS % size.height or size.dim % HEAD or not size.columns > 0:
+    depth = depth_of(name.removeprefix("v.") for name in state)
+    size = Size(len(patch), depth, 1 + ("v.dist_token" in state), patch.shape[2], patch.shape[3], whole(frames))
+    if whole(bands) != BANDS or BANDS % size.height or size.dim % HEAD or size.columns < 1 or depth not in DEPTHS:
+        told = f"{shown(frames.item())} frames of {shown(bands.item())} mel bands, in patches of {size.width} by"
         raise UpstreamError(
-            f"'{reference}' is for {scalars[0]:g} mel bands in patches {size.height} high, with {size.dim} channels; "
-            f"only {BANDS} bands in patches of equal height and multiples of {HEAD} channels are known here"
+            f"'{reference}' is for {told} {size.height}, and has {depth} blocks of {size.dim} channels; known here are "
+            f"{BANDS} bands in patches of equal height, and 1 to {DEPTHS[-1]} blocks of multiples of {HEAD} channels"
         )
-    if positions[1] != tokens + size.rows * size.columns:
+    if positions.shape[1] != size.class_tokens + size.rows * size.columns:
         raise UpstreamError(
-            f"'{reference}' has {positions[1]} positions, but {tokens} class tokens and {size.rows} by {size.columns} "
-            "patches need as many as these are together; download it again"
+            f"'{reference}' has {positions.shape[1]} positions, but {size.class_tokens} class tokens and {size.rows} "
+            f"by {size.columns} patches need as many as these are together; download it again"
         )
     return size
 
 
-def refuse_misfits(state: Mapping[str, Tensor], size: Size, reference: str) -> None:
-    """Raise UpstreamError unless weights are all that a transformer of that size has, each in its shape.
+def whole(number: Tensor) -> int:
+    """The whole number in a tensor (); -1, which neither bands nor frames can be, where it is none."""
+    value = number.item()
+    return int(value) if isinstance(value, (int, float)) and abs(value) < 2**31 and value == int(value) else -1
 
-    Nothing is built but on the meta device: what a checkpoint claims to be takes no memory.
-    """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        own = {name: tensor.shape for name, tensor in Transformer(size).state_dict().items()}
-    shared = own.keys() & state.keys()
-    faults = misfits(
-        own.keys() - shared, state.keys() - shared, [name for name in shared if own[name] != state[name].shape]
-    )
-    if faults:
-        raise UpstreamError(f"weights of '{reference}' are not those of SSAST ({faults}); give its authors' checkpoint")
+
+def weights_in(state: Mapping[str, Tensor], size: Size, reference: str) -> dict[str, Tensor]:
+    """The transformer's weights, each in its shape; raises UpstreamError unless it has them all, and no others."""
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
+    strange = [name for name in kept if not name.startswith("v.")]
+    weights = {name[2:]: tensor for name, tensor in kept.items() if name not in strange}
+    if strange:
+        raise unfit(misfits([], strange, []), "SSAST", reference)
+    return fitting(weights, lambda: Transformer(size), "SSAST", reference)
 
 
 def loaded(
@@ -315,10 +330,7 @@ def loaded(
     reference = printable(checkpoint)
     state = checkpoints.renamed(checkpoints.read(path), lambda name: name.removeprefix("module."), reference)
     size = size_in(state, reference)
-    weights = {name[2:]: tensor for name, tensor in state.items() if name.startswith("v.")}
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(LEFT_OVER)}
-    checkpoints.refuse_unusable(weights, reference)
-    refuse_misfits(weights, size, reference)
+    weights = weights_in(state, size, reference)
     upstream = Ssast(size, mean, std, strides)
     if not random:
         upstream.v.load_state_dict(weights)
@@ -339,12 +351,15 @@ def ssast(
 ) -> Upstream:
     """SSAST (Gong et al., 2022) from a checkpoint of its authors or of `bench pretrain ssast`: ssast@FILE."""
     if checkpoint:
-        if size or variant:
-            raise UpstreamError(f"size and variant of ssast@{checkpoint} are those of the file; leave them out")
+        if size is not None or variant is not None:
+            raise UpstreamError(
+                f"size and variant of 'ssast@{printable(checkpoint)}' are those of the file; leave them out"
+            )
         return loaded(checkpoint, random, mean, std, (fstride, tstride))
     if not random:
         raise UpstreamError("ssast needs its checkpoint: write ssast@FILE, or ssast@random for one with random weights")
-    return Ssast(planned(size or "base", variant or "patch"), mean, std, (fstride, tstride))
+    chosen = planned("base" if size is None else size, "patch" if variant is None else variant)
+    return Ssast(chosen, mean, std, (fstride, tstride))
 
 
 @register
@@ -372,7 +387,7 @@ BASE = Recipe(
 )
 RECIPES = {
     "mini": Recipe(
-        steps=1500, batch=32, seconds=seconds(192), lr=1e-3, warmup=50, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0
+        steps=2000, batch=32, seconds=seconds(192), lr=1e-3, warmup=50, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0
     ),
     "tiny": replace(BASE, steps=200_000, batch=120, lr=5e-4),
     "small": BASE,
@@ -391,7 +406,8 @@ class SsastPretraining(Method):
 
     accuracy: share of the predictions whose own patch is the likeliest. masked: share of a clip's patches. one_mask:
     both terms from one pass through the encoder, at half the cost; the authors mask anew for each. objective:
-    "discriminative" has the first term alone, "generative" the second. Raises UpstreamError for impossible options.
+    "discriminative" has the first term alone, "generative" the second. start: as of `Transformer`. Raises UpstreamError
+    for impossible options.
     """
 
     def __init__(
@@ -402,12 +418,13 @@ class SsastPretraining(Method):
         masked: float = MASKED,
         one_mask: bool = False,
         softmax_over: str = "targets",
+        start: str | None = None,
     ) -> None:
         super().__init__()
-        refuse_options(objective, masked, one_mask, softmax_over)
+        refuse_options(objective, masked, one_mask, softmax_over, start)
         self.recipe, self.size = recipe, size
         self.objective, self.masked, self.one_mask, self.softmax_over = objective, masked, one_mask, softmax_over
-        self.v = Transformer(size)
+        self.v = Transformer(size, start=start)
         self.mask_embed = nn.Parameter(nn.init.xavier_normal_(torch.zeros(1, 1, size.dim)))
         self.cpredlayer, self.gpredlayer = predictor(size), predictor(size)
         # Parameters that never have a gradient would keep several processes waiting for it.
@@ -481,11 +498,15 @@ def predictor(size: Size) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size.dim, size.dim), nn.ReLU(), nn.Linear(size.dim, size.height * size.width))
 
 
-def refuse_options(objective: str, masked: float, one_mask: bool, softmax_over: str) -> None:
+def refuse_options(objective: str, masked: float, one_mask: bool, softmax_over: str, start: str | None) -> None:
     if objective not in OBJECTIVES:
-        raise UpstreamError(f"no objective '{objective}' of ssast; write one of: {', '.join(OBJECTIVES)}")
+        raise UpstreamError(
+            f"no objective '{printable(objective)}' of ssast; {advice(objective, [*OBJECTIVES], False)}"
+        )
     if softmax_over not in NORMALIZED:
         raise UpstreamError(f"softmax_over of ssast is '{softmax_over}'; write one of: {', '.join(NORMALIZED)}")
+    if start not in (None, *STARTS):
+        raise UpstreamError(f"no start '{start}' of ssast; write one of: {', '.join(STARTS)}")
     if not isinstance(one_mask, bool):
         raise UpstreamError(f"one_mask of ssast is '{one_mask}'; it is true or false")
     if not (isinstance(masked, (int, float)) and 0 < masked <= 1):
@@ -499,10 +520,11 @@ def method(
     masked: float | None = None,
     one_mask: bool | None = None,
     softmax_over: str = "targets",
+    start: str | None = None,
 ) -> Method:
     """SSAST's pre-training of a size, as the paper's unless it is "mini", which masks half of its frames and once."""
     mini = size == "mini"
-    planning = planned(size, variant or ("frame" if mini else "patch"))
+    planning = planned(size, variant if variant is not None else ("frame" if mini else "patch"))
     share = masked if masked is not None else (0.5 if mini else MASKED)
     once = mini if one_mask is None else one_mask
-    return SsastPretraining(planning, RECIPES[size], objective, share, once, softmax_over)
+    return SsastPretraining(planning, RECIPES[size], objective, share, once, softmax_over, start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import TypeVar
 
 import torch
@@ -28,11 +27,6 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     weights = dict(student.named_parameters())
     for name, weight in teacher.named_parameters():
         weight.lerp_(weights[name], 1.0 - momentum)
-
-
-def cosine(start: float, end: float, done: float) -> float:
-    """Value at a share `done` of the way, in [0, 1], from start to end along half a cosine."""
-    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * done))
 
 
 def perceptron(dim: int, hidden: int, out: int) -> nn.Sequential:

@@ -24,6 +24,7 @@ from upstreams.base import UpstreamError
 from upstreams.check import check
 from upstreams.decibels import DecibelMel
 from upstreams.methods import Batch
+from upstreams.precision import at
 from upstreams.teacher import perceptron, spread, teacher_of
 from upstreams.torchaudio_guard import guard
 from upstreams.transformer import Block
@@ -208,6 +209,28 @@ def test_the_contract_holds(size: str) -> None:
     assert not faults
 
 
+def test_fine_tuning_reaches_every_weight() -> None:
+    upstream = create("atst?size=mini@random").train()
+    frames, _ = upstream(*padded([sound(99_000), sound(5_000)]))  # positions of a whole segment
+    torch.manual_seed(0)
+    (frames * torch.randn_like(frames)).sum().backward()
+    assert [name for name, each in upstream.named_parameters() if each.grad is None or not each.grad.any()] == []
+
+
+@torch.inference_mode()
+def test_reduced_precision_changes_features_little_and_the_front_end_not_at_all() -> None:
+    upstream = create("atst?size=tiny@random")
+    clips = padded([sound(20_000), sound(5_000)])
+    half = at("bf16", upstream)
+    summaries = [each.summarize(*clips) for each in (upstream, half)]
+    for full, reduced in ((upstream(*clips).frames, half(*clips).frames), summaries):
+        assert reduced.dtype == torch.float32
+        assert 1e-5 < float((full - reduced).norm() / full.norm()) < 0.03
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = upstream.mel(*clips)[0]
+    assert torch.equal(reduced, upstream.mel(*clips)[0])
+
+
 def layouts(state: State) -> dict[str, Any]:
     own = {f"model.teacher.encoder.{name}": tensor for name, tensor in state.items() if name != "mask_embed"}
     return {
@@ -259,6 +282,11 @@ def test_random_twins_have_the_files_architecture_and_other_weights(tmp_path: Pa
     assert twins[0].origin.keys() == {"some.ckpt"}
 
 
+def test_a_size_beside_a_checkpoint_is_refused_as_the_file_has_its_own(tmp_path: Path) -> None:
+    with pytest.raises(UpstreamError, match=r"the size of 'atst@.*some\.ckpt' is that of the file"):
+        create(f"atst@{saved(weights(), tmp_path)}?size=tiny")
+
+
 def changed(**others: Any) -> Any:
     return {name: tensor for name, tensor in {**weights(), **others}.items() if tensor is not None}
 
@@ -274,6 +302,10 @@ NOT_FINITE = torch.full((1, 1, 64), float("nan"))
         (lambda: changed(norm_frame=torch.zeros(2)), "of no use: norm_frame"),
         (lambda: changed(**{"blocks.7.norm1.bias": torch.zeros(64)}), r"missing: blocks\.2\.attn"),
         (lambda: changed(cls_token=NOT_FINITE), "not finite: cls_token"),
+        (lambda: changed(cls_token=torch.full((1, 1, 64), 1e300, dtype=torch.float64)), "not finite: cls_token"),
+        (lambda: changed(**{f"blocks.{number}.x": torch.zeros(1) for number in range(1001)}), "holds no encoder"),
+        (lambda: {"module.p_input_fdim": torch.tensor(128)}, "holds no encoder of ATST"),
+        (lambda: {**lightning(weights()), "hyper_parameters": {"train_len": True}}, "segments of True s"),
         (lambda: changed(cls_token=NOT_FINITE.long()), "no floating-point numbers at cls_token"),
         (lambda: changed(pos_embed=torch.zeros(1, 5, 60)), "holds no encoder of ATST"),
         (lambda: changed(pos_embed=None), "holds no encoder of ATST"),
@@ -296,8 +328,10 @@ def test_checkpoints_that_do_not_fit_are_refused_by_what_is_wrong(content: Any, 
 def test_a_checkpoint_or_random_weights_are_asked_for() -> None:
     with pytest.raises(UpstreamError, match="needs its checkpoint: atst@FILE"):
         create("atst")
-    with pytest.raises(UpstreamError, match="no size 'huge' of atst; it has: mini, tiny, small, base"):
+    with pytest.raises(UpstreamError, match="no size 'huge' of atst; it takes: mini, tiny, small, base"):
         atst(random=True, size="huge")
+    with pytest.raises(UpstreamError, match="no size 'bass' of atst; did you mean 'base'"):
+        create("atst?size=bass@random")
     with pytest.raises(UpstreamError, match="no file"):
         atst("/nowhere/atst.ckpt")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from upstreams.teacher import batch_norm, cosine, follow, perceptron, spread, teacher_of
+from upstreams.teacher import batch_norm, follow, perceptron, spread, teacher_of
 
 
 def test_a_teacher_starts_as_its_student_apart_from_it_and_without_gradients() -> None:
@@ -47,14 +46,6 @@ def test_a_student_may_have_more_than_its_teacher_but_not_less() -> None:
     follow(teacher_of(one), two, 0.5)
     with pytest.raises(KeyError, match=r"1\.weight"):
         follow(teacher_of(two), one, 0.5)
-
-
-def test_momentum_rises_along_half_a_cosine() -> None:
-    shares = np.linspace(0, 1, 11)
-    rising = [cosine(0.97, 1.0, share) for share in shares]
-    np.testing.assert_allclose(rising, 0.97 + 0.03 * np.sin(np.pi * shares / 2) ** 2, rtol=1e-12)
-    assert rising[0] == pytest.approx(0.97)
-    assert rising[-1] == 1.0
 
 
 def test_heads_have_two_layers_without_biases() -> None:
