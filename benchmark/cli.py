@@ -178,7 +178,7 @@ def pretrain(
         float | None, typer.Option("--save-every", min=0, help="Seconds between states to resume from; 10 to 300.")
     ] = None,
     data: Data = None, home: Home = HOME,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Threads that read audio; 0: up to 8.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Threads that read audio; 0: up to 16.")] = 0,
     device: Device = "auto", skip_bad: SkipBad = False,
 ) -> None:  # fmt: skip
     """Pre-train an encoder on audio without labels; the same command again goes on where it stopped."""
@@ -221,8 +221,9 @@ def claims(
         outcome = claims.perform(plan, setup, processes, say)
         _finish(outcome.failures, bool(outcome.records))
         records = outcome.records
-    told = verdicts.reach(plan, records, setup)
+    told = verdicts.reach(plan, records, setup, steps)
     draw(verdicts.COLUMNS, [row for verdict in told.verdicts for row in verdicts.cells(verdict)])
+    draw(["system", "regime", *told.tasks], told.scores)
     for text in (*map(verdicts.sentence, told.verdicts), *told.notes):
         say(f"  {text}")
     for path in verdicts.write(setup.results, told):

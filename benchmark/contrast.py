@@ -44,7 +44,8 @@ class Interval(NamedTuple):
     @property
     def verdict(self) -> str:
         """Whether the first system is shown to be above the second, or the opposite is, or neither."""
-        return "shown" if self.low > 0 else "opposite" if self.high < 0 else "not resolved"
+        word = "shown" if self.low > 0 else "opposite" if self.high < 0 else "not resolved"
+        return f"{word} for one seed" if math.isnan(self.seeds) and word != "not resolved" else word
 
 
 class Drawn(NamedTuple):

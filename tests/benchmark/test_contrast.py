@@ -111,6 +111,8 @@ def test_the_interval_decides() -> None:
     assert Interval(1.0, 0.1, 1.9, 0.1, 0.1).verdict == "shown"
     assert Interval(1.0, -0.1, 2.1, 0.1, 0.1).verdict == "not resolved"
     assert Interval(-1.0, -1.9, -0.1, 0.1, 0.1).verdict == "opposite"
+    assert Interval(1.0, 0.1, 1.9, 0.1, math.nan).verdict == "shown for one seed"
+    assert Interval(1.0, -0.1, 2.1, 0.1, math.nan).verdict == "not resolved"
 
 
 def test_systems_that_answer_alike_differ_by_nothing(two_tasks: list[Paired]) -> None:
