@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from upstreams.pretrain import Batch
 
-AHEAD = 3  # batches that are read while one is at work
+AHEAD = 3  # batches at most that are read while one is at work
+MEMORY = 1 << 30  # bytes that these may take, but for one
 
 
 class Share(NamedTuple):
@@ -76,15 +77,19 @@ def _order(rows: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 0, epoch]).permutation(rows)
 
 
-def batches(crops: Crops, first: int, last: int, share: Share, readers: int) -> Iterator[Batch]:
-    """The batches of one process for the steps [first, last), the next ones being read by so many threads."""
+def batches(crops: Crops, first: int, last: int, share: Share, readers: int, pinned: bool = False) -> Iterator[Batch]:
+    """The batches of one process for the steps [first, last), the next ones being read by so many threads.
+
+    pinned: into memory from which a GPU copies while it computes.
+    """
     waiting: deque[_Reading] = deque()
+    ahead = max(1, min(AHEAD, MEMORY * share.world * share.parts // (4 * crops.batch * crops.samples)))
     pool = ThreadPoolExecutor(readers)
     try:
         for number in range(first, last):
             for rows in crops.share(number, share):
-                waiting.append(_Reading(rows, crops, pool))
-                if len(waiting) > AHEAD:
+                waiting.append(_Reading(rows, crops, pool, pinned))
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -95,11 +100,11 @@ def batches(crops: Crops, first: int, last: int, share: Share, readers: int) -> 
 class _Reading:
     """A batch on its way into memory."""
 
-    def __init__(self, rows: Sequence[Stretch], crops: Crops, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, rows: Sequence[Stretch], crops: Crops, pool: ThreadPoolExecutor, pinned: bool) -> None:
         import torch
 
         self.counts = [min(crops.samples, samples_at(row, crops.rate)) for row in rows]
-        self.waveforms = torch.zeros(len(rows), max(self.counts))
+        self.waveforms = torch.empty(len(rows), max(self.counts), pin_memory=pinned)
         places = zip(self.waveforms, rows, self.counts, strict=True)
         self.reads: list[Future[None]] = [pool.submit(_fill, *place, crops.rate) for place in places]
 
@@ -125,3 +130,4 @@ def _fill(row: Tensor, stretch: Stretch, count: int, rate: int) -> None:
     if len(waveform) < count:
         raise UserError(f"{stretch.audio} is shorter than it was; run the command again to look over the corpus anew")
     row[:count] = torch.from_numpy(waveform)
+    row[count:] = 0.0

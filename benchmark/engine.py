@@ -34,6 +34,11 @@ def progress(done: float, total: float) -> None:
         _post(min(done / total, 1.0))
 
 
+def mapped() -> bool:
+    """Whether an item is at work, whose `progress` is shown already."""
+    return _post is not None
+
+
 def equal(item: Any) -> float:
     """The weight of items that take equally long."""
     return 1.0
@@ -47,6 +52,7 @@ def in_process(
     todo = list(items)
     weights = [weight(item) for item in todo]
     results = []
+    outer = _post
     with bar(title, sum(weights)) as show:
         try:
             for place, item in enumerate(todo):
@@ -55,7 +61,7 @@ def in_process(
                 results.append(function(item))
                 show(before + weights[place])
         finally:
-            _post = None
+            _post = outer
     return results
 
 
@@ -165,8 +171,8 @@ def cores() -> int:
 
 @contextmanager
 def bar(title: str, total: float) -> Iterator[Callable[[float], None]]:
-    """A progress bar with the time left on a terminal; elsewhere a line every ten seconds."""
-    if not title or total <= 0:
+    """A progress bar with the time left on a terminal; elsewhere a line every ten seconds; none within an item."""
+    if not title or total <= 0 or mapped():
         yield lambda done: None
     elif sys.stderr.isatty():
         yield from _drawn(title, total)

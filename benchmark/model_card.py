@@ -121,8 +121,7 @@ def card(facts: Mapping[str, Any]) -> str:
                 ["heard", f"{data['hours_heard']:.2f} h, {data['epochs']:.2f} times each clip"],
             ],
         ),
-        *[f"- left out: {name} {problem}" for name, problem in data["left_out"][:ROWS]],
-        "",
+        *_left_out(data["left_out"]),
         "## Recipe",
         "",
         *_table(["", ""], [[key, _number(value)] for key, value in recipe.items()]),
@@ -137,6 +136,12 @@ def card(facts: Mapping[str, Any]) -> str:
         *_code(facts["command"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _left_out(clips: Sequence[tuple[str, str]]) -> list[str]:
+    told = [f"- left out: {' '.join(name.split())} {problem}" for name, problem in clips[:ROWS]]
+    more = [f"- and {len(clips) - ROWS} more, which the .json beside this names"] * (len(clips) > ROWS)
+    return [*told, *more, ""] if told else []
 
 
 def thinned(curve: Sequence[Point], rows: int = ROWS) -> list[Point]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,16 +65,51 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Any) -> None
 
     content = save(dict(tensors), {KEY: json.dumps(facts, sort_keys=True)})
     try:
-        path.write_bytes(content)
+        with path.open("wb") as file:
+            file.write(content)
+            os.fsync(file.fileno())  # a name may outlive a power cut that its content does not
     except OSError as error:
         error.filename = error.filename or str(path)
+        if error.errno in (errno.EFBIG, errno.EIO):
+            raise UserError(
+                f"cannot write {path} ({error.strerror}); mend that, then run the same command again"
+            ) from error
         raise
 
 
-def write_state(out: Path, tensors: Mapping[str, Tensor], facts: Any) -> None:
+def write_state(out: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Replace the state that the training of `out` resumes from."""
     with aside(state_of(out)) as partial:
-        write_tensors(partial, tensors, facts)
+        write_tensors(partial, tensors, {**facts, "sum": checksum(tensors, facts)})
+
+
+def read_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and facts as `write_state` was given them, or None; raises UserError where they are no longer those."""
+    from upstreams.base import UpstreamError
+    from upstreams.checkpoints import load
+
+    path = state_of(out)
+    facts = facts_in(path)
+    if facts is None:
+        return None
+    broken = UserError(f"{path} is broken; delete it, and the same command starts anew")
+    try:
+        tensors = load(path)
+    except UpstreamError as error:
+        raise broken from error
+    if facts.pop("sum", None) != checksum(tensors, facts):
+        raise broken
+    return tensors, facts
+
+
+def checksum(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
+    """That changes with any bit of them, as a disk or a copy may change it."""
+    import torch
+
+    total = zlib.crc32(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, zlib.crc32(name.encode(), total))
+    return total
 
 
 def facts_in(path: Path) -> dict[str, Any] | None:
@@ -80,14 +117,28 @@ def facts_in(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            facts = json.loads(json.loads(file.read(min(length, LARGEST_HEADER)))["__metadata__"][KEY])
+            facts = dict(json.loads(json.loads(file.read(min(length, LARGEST_HEADER)))["__metadata__"][KEY]))
+            facts["identity"] = dict(facts["identity"])
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
         raise UserError(
             f"{path} is there already, and not by bench pretrain; delete it, or give another --out"
         ) from None
-    return dict(facts)
+    return facts
+
+
+def refuse_foreign_cards(out: Path) -> None:
+    """Raise UserError where something that is no model card is in the place of one."""
+    for path in (out.with_suffix(".md"), out.with_suffix(".json")):
+        try:
+            ours = not path.exists() or "bench pretrain" in path.read_text(encoding="utf-8")
+        except (ValueError, IsADirectoryError):
+            ours = False
+        if not ours:
+            raise UserError(
+                f"{path} is there, where the model card goes, and not by bench pretrain; give another --out"
+            )
 
 
 def refuse_another(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

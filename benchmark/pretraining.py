@@ -19,7 +19,17 @@ from benchmark.errors import UserError
 from benchmark.files import aside, write_text
 from benchmark.model_card import card, facts_of, usage
 from benchmark.pools import Pool, pool_of
-from benchmark.pretrained import facts_in, make_room, refuse_another, state_of, usable, write_state, write_tensors
+from benchmark.pretrained import (
+    facts_in,
+    make_room,
+    read_state,
+    refuse_another,
+    refuse_foreign_cards,
+    state_of,
+    usable,
+    write_state,
+    write_tensors,
+)
 from benchmark.training_bar import training_bar
 
 if TYPE_CHECKING:
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 
 X = TypeVar("X")
 EVERY = 20  # steps at most from one point of the loss curve to the next
+MOST_READERS = 16  # unless the user wants more
 SAVE_OFTEN, SAVE_SELDOM = 10.0, 300.0  # seconds from one state to the next, of small models and of large ones
 
 
@@ -36,7 +47,7 @@ class Request:
 
     corpus: name of a registered one or of one in `data`, or a folder. hours: of audio to hear, in place of steps.
     accumulate: parts of a step. half: weights are stored in half precision. readers: threads that read audio; 0: as
-    many as there are cores, but 8 at most. save_every: seconds.
+    many as there are cores, but 16 at most. save_every: seconds.
     """
 
     method: str
@@ -103,6 +114,7 @@ def prepared(request: Request, engine: Engine, world: int) -> Training:
     """As `plan`, with room for what is to be written; raises UserError where there is none."""
     training = plan(request, engine, world)
     if not done(training):
+        refuse_foreign_cards(training.out)
         make_room(training.out, room_for(training.method))
     return training
 
@@ -122,11 +134,16 @@ def plan(request: Request, engine: Engine, world: int = 1) -> Training:
     pool = pool_of(request.corpus, request.home, dict(request.data), engine, request.skip_bad)
     samples = round(recipe.seconds * method.sample_rate)
     crops = Crops(pool.clips, method.sample_rate, samples, recipe.batch, request.seed)
+    recipe = recipe_of(method.recipe, request, crops.seconds)
     return Training(request, out, pool, method, recipe, crops, identity(request, method, recipe, pool))
 
 
-def recipe_of(recipe: Recipe, request: Request) -> Recipe:
-    """The method's recipe with what the user says otherwise; a shorter training warms up for a tenth of it at most."""
+def recipe_of(recipe: Recipe, request: Request, seconds: float | None = None) -> Recipe:
+    """The method's recipe with what the user says otherwise; a shorter training warms up for a tenth of it at most.
+
+    seconds: of audio in a row on average, which hours are counted in; without it, as if no clip were shorter than those
+    of the recipe.
+    """
     if request.steps is not None and request.hours is not None:
         raise UserError("--steps and --hours both say how long to train; give one of them")
     for name in ("lr", "hours"):
@@ -137,7 +154,7 @@ def recipe_of(recipe: Recipe, request: Request) -> Recipe:
     recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
     steps = recipe.steps if request.steps is None else request.steps
     if request.hours is not None:
-        steps = max(1, round(request.hours * 3600 / (recipe.batch * recipe.seconds)))
+        steps = max(1, round(request.hours * 3600 / (recipe.batch * (seconds or recipe.seconds))))
     warmup = recipe.warmup if steps >= recipe.steps else min(recipe.warmup, steps // 10)
     return replace(recipe, steps=steps, warmup=warmup, final_lr=min(recipe.final_lr, recipe.lr))
 
@@ -174,12 +191,14 @@ def train(training: Training, share: Share, tell: Callable[[str], object]) -> No
     keep_memory()
     request, steps = training.request, training.recipe.steps
     state, clock = _resumed(training, tell if share.rank == 0 else str)
-    readers = request.readers or max(1, min(8, cores() // share.world))
+    readers = request.readers or max(1, min(MOST_READERS, cores() // share.world))
+    pinned = request.device.startswith("cuda")
     bar = training_bar(f"pretrain {request.method} {request.size}") if share.rank == 0 else nullcontext(str)
     with bar as show:
         history = fit(
-            training.method, lambda first: batches(training.crops, first, steps, share, readers), _schedule(training),
-            state=state, save=partial(_keep, training, clock), report=partial(_report, clock, show),
+            training.method, lambda first: batches(training.crops, first, steps, share, readers, pinned),
+            _schedule(training), state=state,
+            save=partial(_keep, training, clock), report=partial(_report, clock, show),
         )  # fmt: skip
     if share.rank == 0:
         write(training, history, {**clock.facts(), **share._asdict(), "readers": readers})
@@ -199,6 +218,7 @@ def _schedule(training: Training) -> Plan:
 
 
 def _keep(training: Training, clock: Clock, state: State) -> None:
+    done(training)  # refuses what another command wrote there meanwhile
     facts = {"identity": training.identity, "state": state.facts, "clock": clock.facts()}
     write_state(training.out, state.tensors, facts)
 
@@ -222,20 +242,14 @@ class Clock:
 
 
 def _resumed(training: Training, tell: Callable[[str], object]) -> tuple[State | None, Clock]:
-    from upstreams.base import UpstreamError
-    from upstreams.checkpoints import load
     from upstreams.pretrain import State as Kept
 
-    path = state_of(training.out)
-    facts = facts_in(path)
-    if facts is None:
+    kept = read_state(training.out)
+    if kept is None:
         return None, Clock()
-    try:
-        state, clock = Kept(load(path), facts["state"]), Clock(**facts["clock"])
-    except UpstreamError as error:
-        raise UserError(f"{path} is broken; delete it, and the same command starts anew") from error
-    tell(f"goes on after step {state.facts['step']}, from {path}")
-    return state, clock
+    tensors, facts = kept
+    tell(f"goes on after step {facts['state']['step']:,}, from {state_of(training.out)}")
+    return Kept(tensors, facts["state"]), Clock(**facts["clock"])
 
 
 def write(training: Training, history: History, run: dict[str, Any]) -> None:
@@ -248,6 +262,7 @@ def write(training: Training, history: History, run: dict[str, Any]) -> None:
         if large := not_finite(tensors):
             raise UserError(f"{large[0]} has weights too large for --half; leave that out")
     facts = facts_of(training, history, tensors, run)
+    done(training)
     with aside(training.out) as partial:
         kept = {name: facts[name] for name in ("method", "size", "seed", "weights", "recipe")}
         kept["data"] = {**facts["data"], "left_out": len(facts["data"]["left_out"])}

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from benchmark.engine import mapped, progress
+
 if TYPE_CHECKING:
     from upstreams.pretrain import Progress
 
@@ -18,8 +20,11 @@ Show = Callable[["Progress"], None]
 
 @contextmanager
 def training_bar(title: str) -> Iterator[Show]:
-    """A bar with losses and the time left on a terminal; elsewhere a line every ten seconds."""
-    yield from _drawn(title) if sys.stderr.isatty() else _printed(title)
+    """A bar with losses and the time left on a terminal; elsewhere a line every ten seconds; in an engine, its own."""
+    if mapped():
+        yield lambda at: progress(at.step, at.steps)
+    else:
+        yield from _drawn(title) if sys.stderr.isatty() else _printed(title)
 
 
 def _drawn(title: str) -> Iterator[Show]:
@@ -31,13 +36,15 @@ def _drawn(title: str) -> Iterator[Show]:
     whole, rest = Column(no_wrap=True, min_width=16), Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(10),
-        TextColumn("{task.completed}/{task.total}", table_column=whole), TextColumn("{task.fields[left]} left"),
+        TextColumn("{task.fields[at]}", table_column=whole), TextColumn("{task.fields[left]} left"),
         TextColumn("{task.fields[told]}", markup=False, table_column=rest),
     )  # fmt: skip
     left = time_left()
     with Bar(*columns, console=Console(stderr=True), expand=True) as drawn:
-        task = drawn.add_task(title, total=None, left="?", told="")
-        yield lambda at: drawn.update(task, total=at.steps, completed=at.step, left=left(at), told=terms(at.terms))
+        task = drawn.add_task(title, total=None, at="starting", left="?", told="")
+        yield lambda at: drawn.update(
+            task, total=at.steps, completed=at.step, at=f"{at.step}/{at.steps}", left=left(at), told=told(at)
+        )
 
 
 def _printed(title: str) -> Iterator[Show]:
@@ -68,6 +75,12 @@ def time_left() -> Callable[[Progress], str]:
         return clock((at.seconds - seconds) / (at.step - step) * (at.steps - at.step)) if at.step > step else "?"
 
     return estimate
+
+
+def told(at: Progress) -> str:
+    """The terms, after the share of time spent waiting for data where that is worth a look."""
+    waiting = f"waits for data {at.waiting:.0%}, " if at.waiting > 0.1 else ""
+    return waiting + terms(at.terms)
 
 
 def terms(values: Mapping[str, float]) -> str:

@@ -38,8 +38,8 @@ class Plan:
     """A training, beside the method and its batches.
 
     recipe: the method's own, with what the user changed. accumulate: micro-batches in a step, whose gradients are
-    averaged. device: cpu, cuda or cuda:NUMBER. every: steps from one report to the next. save_every: seconds from one
-    saved state to the next.
+    averaged. device: cpu, cuda or cuda:NUMBER. every: steps from one point of the history to the next. save_every,
+    report_every: seconds from one saved state to the next, and from one report, at most.
     """
 
     recipe: Recipe
@@ -48,6 +48,7 @@ class Plan:
     device: str = "cpu"
     every: int = 50
     save_every: float = 300.0
+    report_every: float = 1.0
 
 
 class State(NamedTuple):
@@ -70,9 +71,9 @@ class Point(NamedTuple):
 class Progress(NamedTuple):
     """How far a training is.
 
-    terms: as in Point, and "gradient", its norm before it is clipped. lr: of the last step. waiting: share of the time
-    spent waiting for batches; on a GPU, which may have had work meanwhile, at most that. seconds: since this call of
-    `fit` began, which did not do the steps before its state.
+    terms: as in Point, and "gradient", its norm before it is clipped; means since the last point of the history. lr: of
+    the last step. waiting: share of the time spent waiting for batches; on a GPU, which may have had work meanwhile, at
+    most that. seconds: since this call of `fit` began, which did not do the steps before its state.
     """
 
     step: int
@@ -99,9 +100,9 @@ def fit(
 
     batches: gives this process's micro-batches from a step (from 0) on, `plan.accumulate` of equal size for each step.
     state: to go on from. save: called now and then, and when SIGINT or SIGTERM arrived, after which KeyboardInterrupt
-    is raised; not at the end. report: called every so many steps and at the end. Only the first process calls them.
-    Raises UpstreamError where a term, gradient or weight is not finite, which is never saved, where the batches end
-    too early, and where the state is of another method.
+    is raised; not at the end. report: called at each point of the history and in between. Only the first process calls
+    them. Raises UpstreamError where a term, gradient or weight is not finite, which is never saved, where the batches
+    end too early, and where the state is of another method.
     """
     check(plan)
     with joined(plan.device) as device, torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -162,7 +163,9 @@ class Loop:
 
     def run(self, batches: Callable[[int], Iterable[Batch]]) -> None:
         """Train to the end of the plan."""
-        self.started = saved = time.perf_counter()
+        self.started = self.shown = saved = time.perf_counter()
+        if mean(torch.tensor([self.step])).item() != self.step:
+            raise UpstreamError("the processes resume from different states; put the output where all of them see it")
         steps, feed = self.plan.recipe.steps, iter(batches(self.step))
         try:
             with interruption() as signals:
@@ -170,9 +173,12 @@ class Loop:
                     self._learn(feed)
                     if self.step % self.plan.every == 0 or self.step == steps:
                         self._tell()
-                    due = self.rank == 0 and time.perf_counter() - saved >= self.plan.save_every and self.step < steps
-                    stop, due = anywhere([signals.noted, due])
-                    if stop or due:
+                    keep, show = self._due(saved, self.plan.save_every), self._due(self.shown, self.plan.report_every)
+                    stop, keep, show = anywhere([signals.noted, keep, show])
+                    if show and self.recent:
+                        self._settle()
+                        self._show(self._means())
+                    if stop or keep:
                         self._save()
                         saved = time.perf_counter()
                     if stop:
@@ -181,6 +187,11 @@ class Loop:
             if isinstance(feed, Generator):
                 feed.close()
         self._refuse(not_finite(self.method.state_dict()), self.step)
+
+    def _due(self, last: float, every: float) -> bool:
+        """Whether the first process should do again what it did last so many seconds ago."""
+        ends = self.step == self.plan.recipe.steps
+        return self.rank == 0 and not ends and time.perf_counter() - last >= every
 
     def _learn(self, feed: Iterator[Batch]) -> None:
         """One step: gradients of all parts, averaged, and what follows from them."""
@@ -201,9 +212,16 @@ class Loop:
         """Add a micro-batch's share to the gradients; its terms."""
         plan = self.plan
         torch.manual_seed(draw(plan.seed, self.step, part, self.rank))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.recipe.precision == "bf16"):
-            terms = self.method(batch, done)
-        (terms["loss"] / plan.accumulate).backward()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.recipe.precision == "bf16"):
+                terms = self.method(batch, done)
+            (terms["loss"] / plan.accumulate).backward()
+        except torch.cuda.OutOfMemoryError as error:
+            rows, seconds = len(batch.lengths), batch.waveforms.shape[1] / self.method.sample_rate
+            raise UpstreamError(
+                f"the GPU has too little memory for {rows} stretches of {seconds:.3g} s at once; take each step in more"
+                f" parts, such as --accumulate {2 * plan.accumulate}"
+            ) from error
         self.names = [*terms, "gradient"]
         return torch.stack([term.detach().float() for term in terms.values()])
 
@@ -217,11 +235,20 @@ class Loop:
 
     def _tell(self) -> None:
         self._settle()
-        terms = {name: fmean(column) for name, column in zip(self.names, zip(*self.settled, strict=True), strict=True)}
+        terms = self._means()
         self.history.append(Point(self.step, terms))
         self.settled = []
+        self._show(terms)
+
+    def _means(self) -> dict[str, float]:
+        """Of the terms since the last point."""
+        columns = zip(*self.settled, strict=True)
+        return {name: fmean(column) for name, column in zip(self.names, columns, strict=True)}
+
+    def _show(self, terms: dict[str, float]) -> None:
+        self.shown = time.perf_counter()
         if self.rank == 0:
-            recipe, seconds = self.plan.recipe, time.perf_counter() - self.started
+            recipe, seconds = self.plan.recipe, self.shown - self.started
             lr = learning_rate(recipe, self.step - 1)
             self.report(Progress(self.step, recipe.steps, terms, lr, self.waited / seconds, seconds))
 

@@ -39,6 +39,8 @@ def joined(device: str) -> Iterator[torch.device]:
     if processes()[1] == 1 or distributed.is_initialized():
         yield place
         return
+    if "MASTER_ADDR" not in os.environ:
+        raise UpstreamError("WORLD_SIZE is set but not MASTER_ADDR; start by torchrun, or unset WORLD_SIZE and RANK")
     distributed.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield place

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmark.corpora import Trial, Utterance, corpus
 from benchmark.corpora.folder import audio_under
+from benchmark.errors import UserError
 
 
 @corpus()
@@ -17,4 +18,10 @@ def recordings(root: Path) -> Iterator[Utterance | Trial]:
     tree: any; hidden files are left alone
     """
     for path in audio_under(root):
-        yield Utterance(path.relative_to(root).as_posix(), path, "pool")
+        name = path.relative_to(root).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode("ascii", "backslashreplace").decode()
+            raise UserError(f"the name of {shown} in {root} is not in UTF-8; rename it") from None
+        yield Utterance(name, path, "pool")

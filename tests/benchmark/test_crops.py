@@ -128,6 +128,28 @@ def test_batches_hold_the_samples_of_their_rows_and_zeros(folder: Path, readers:
             assert not row[length:].any()
 
 
+def test_padding_is_zero_whatever_was_in_memory(folder: Path) -> None:
+    torch.use_deterministic_algorithms(True)  # fills memory that is not written to with NaN
+    try:
+        assert not any(batch.waveforms.isnan().any() for batch in batches(found(folder), 0, 9, Share(), 2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(("memory", "ahead"), [(1 << 30, 3), (4 * 4 * SAMPLES * 2, 2), (0, 1)])
+def test_so_many_batches_are_read_ahead_as_memory_has_room_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, memory: int, ahead: int
+) -> None:
+    monkeypatch.setattr("benchmark.crops.MEMORY", memory)
+    plan = found(folder)
+    asked: list[int] = []
+    monkeypatch.setattr(plan, "share", lambda number, share: asked.append(number) or Crops.share(plan, number, share))
+    feed = batches(plan, 0, 9, Share(), 2)
+    next(feed)
+    feed.close()
+    assert asked == list(range(1 + ahead))
+
+
 def test_a_process_reads_its_parts_of_each_step_in_turn(folder: Path) -> None:
     share = Share(rank=1, world=2, parts=2)
     plan = found(folder, batch=8)

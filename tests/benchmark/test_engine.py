@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmark import engine
-from benchmark.engine import bar, in_process, pool, progress
+from benchmark.engine import bar, in_process, mapped, pool, progress
 from benchmark.errors import UserError
 from benchmark.files import aside, remembered, sweep, write_text
 
@@ -46,6 +46,22 @@ def die_at_one(number: int) -> int:
 def half_way(number: int) -> int:
     progress(1, 2)
     return number
+
+
+def whether_mapped(number: int) -> list[bool]:
+    before = mapped()
+    in_process(square, [1, 2], "inside")
+    return [before, mapped()]
+
+
+@pytest.mark.parametrize("run", [in_process, pool(2)])
+def test_within_an_item_nothing_is_shown_but_its_progress(run: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    assert not mapped()
+    assert run(whether_mapped, [1, 2], "outside") == [[True, True]] * 2
+    assert not mapped()
+    said = capfd.readouterr().err
+    assert "outside: done" in said
+    assert "inside" not in said
 
 
 @pytest.mark.parametrize("run", [in_process, pool(2)])

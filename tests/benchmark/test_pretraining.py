@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -18,11 +19,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmark.engine import in_process
 from benchmark.errors import UserError
-from benchmark.model_card import Point, thinned
+from benchmark.model_card import Point, card, thinned
 from benchmark.pretrained import facts_in, state_of
 from benchmark.pretraining import Request, recipe_of
-from benchmark.training_bar import clock, time_left
+from benchmark.training_bar import clock, time_left, training_bar
+from benchmark.training_bar import told as shortly
 from tests.benchmark import toy_method
 from tests.benchmark.sounds import write_clip
 from tests.conftest import Answer, Bench
@@ -111,10 +114,10 @@ def test_the_card_tells_all_that_made_the_weights(place: Place) -> None:
     assert [point["step"] for point in curve] == list(range(2, 201, 2))
     assert max(point["lr"] for point in curve) <= 0.005
     assert curve[-1]["terms"]["loss"] < curve[0]["terms"]["loss"]
-    card = place.out.with_suffix(".md").read_text()
+    text = place.out.with_suffix(".md").read_text()
     for told in ("bad.wav is an empty file", data["digest"], "| lr | 0.005 |", facts["command"], facts["use"]):
-        assert told in card
-    table = card.split("## Loss")[1].split("## Again")[0]
+        assert told in text
+    table = text.split("## Loss")[1].split("## Again")[0]
     assert table.count("\n| ") == 1 + 20
     assert table.strip().splitlines()[-1].startswith("| 200 |")
 
@@ -198,13 +201,74 @@ def test_weights_from_other_data_are_not_overwritten(place: Place) -> None:
     assert "is of other data; delete it" in place("--steps", 2).complaint
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x02\0\0\0\0\0\0\0{}"])
+NAMELESS = json.dumps({"__metadata__": {"bench": "{}"}}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", b"\x02\0\0\0\0\0\0\0{}", b"\xff" * 8 + b"[" * 99_999, bytes([len(NAMELESS), *bytes(7)]) + NAMELESS],
+)
 def test_files_of_other_origin_are_not_overwritten(place: Place, content: bytes) -> None:
     place.out.write_bytes(content)
     answer = place("--steps", 2)
     assert answer.code == 2
     assert "is there already, and not by bench pretrain" in answer.complaint
     assert place.out.read_bytes() == content
+
+
+def test_what_is_no_model_card_is_not_overwritten(place: Place) -> None:
+    notes = place.out.with_suffix(".md")
+    notes.write_text("mine")
+    assert f"{notes} is there, where the model card goes" in place("--steps", 1).complaint
+    assert (place.left(), notes.read_text()) == ({"out.md"}, "mine")
+
+
+def test_what_another_command_wrote_meanwhile_is_not_overwritten(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place("--steps", 1, "--seed", 1, out=place.folder / "other.safetensors").code == 0
+    written = (place.folder / "other.safetensors").read_bytes()
+    monkeypatch.setattr(toy_method.Toy, "stepped", lambda method, done: place.out.write_bytes(written))
+    assert "is of seed 1, not 0; delete it" in place("--steps", 1).complaint
+    assert place.out.read_bytes() == written
+
+
+def test_a_limit_on_the_size_of_files_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr("benchmark.pretrained.os.fsync", refuse)
+    assert "(File too large); mend that, then run the same command again" in place("--steps", 1).complaint
+
+
+def test_hours_are_those_that_are_heard_of_clips_shorter_than_a_stretch(place: Place) -> None:
+    write_clip(place.folder / "short" / "a.wav", seconds=0.05)
+    place.audio = place.folder / "short"
+    assert place("--hours", 0.001).code == 0
+    facts = json.loads(place.out.with_suffix(".json").read_text())
+    assert facts["recipe"]["steps"] == round(3.6 / (4 * 0.05))
+    assert facts["data"]["hours_heard"] == pytest.approx(0.001)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_in_utf_8_is_told(place: Place) -> None:
+    (place.folder / "names").mkdir()
+    shutil.copy(place.audio / "1.wav", os.fsencode(place.folder / "names") + b"/\xe9.wav")
+    place.audio = place.folder / "names"
+    assert r"the name of \udce9.wav in" in place("--steps", 1).complaint
+
+
+def test_inside_an_engine_a_training_shows_only_its_share(capfd: pytest.CaptureFixture[str]) -> None:
+    in_process(shown, [1.0, 3.0], "trainings", lambda seconds: seconds)
+    assert capfd.readouterr().err == "trainings: done in 0:00\n"
+
+
+def shown(seconds: float) -> None:
+    with training_bar("one of them") as show:
+        show(Progress(5, 10, {"loss": 1.0}, 0.1, 0.0, seconds))
+
+
+def test_long_waits_for_data_are_told_beside_the_terms() -> None:
+    assert shortly(Progress(5, 10, {"loss": 1.5}, 0.1, 0.04, 1.0)) == "loss 1.5"
+    assert shortly(Progress(5, 10, {"loss": 1.5}, 0.1, 0.45, 1.0)) == "waits for data 45%, loss 1.5"
 
 
 @pytest.mark.parametrize(
@@ -251,15 +315,14 @@ def stop(place: Place, monkeypatch: pytest.MonkeyPatch, states: int) -> Answer:
     """A training whose disk is full after so many states."""
     written = 0
 
-    def full(path: Path, content: bytes) -> int:
+    def full(file: int) -> None:
         nonlocal written
         written += 1
         if written > states:
             raise OSError(28, "No space left on device")
-        return path.open("wb").write(content)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", full)
+        patched.setattr("benchmark.pretrained.os.fsync", full)
         return place("--save-every", 0)
 
 
@@ -285,10 +348,11 @@ def test_a_state_of_another_training_is_refused_and_a_broken_one_is_named(
     answer = place("--lr", 0.02)
     assert f"{state} is of lr 0.01, not 0.02; delete it" in answer.complaint
     content = state.read_bytes()
-    state.write_bytes(content[:-100])
-    answer = place()
-    assert answer.code == 2
-    assert f"{state} is broken; delete it" in answer.complaint
+    for broken in (content[:-100], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
+        state.write_bytes(broken)
+        answer = place()
+        assert answer.code == 2
+        assert f"{state} is broken; delete it" in answer.complaint
     state.write_bytes(content)
     assert place().code == 0
 
@@ -418,3 +482,15 @@ def test_the_curve_on_a_card_averages_what_lies_between_its_rows() -> None:
     assert sum(row.terms["loss"] * part for row, part in zip(rows, parts, strict=True)) == pytest.approx(sum(range(51)))
     assert thinned(curve[:7], 20) == curve[:7]
     assert thinned([], 20) == []
+
+
+def test_a_card_names_some_of_the_clips_that_were_left_out_and_says_how_many_there_are(place: Place) -> None:
+    assert place("--steps", 1).code == 0
+    facts = json.loads(place.out.with_suffix(".json").read_text())
+    assert "left out:" not in card(facts)
+    facts["data"]["left_out"] = [[f"{number}.wav", "is an empty file"] for number in range(23)]
+    told = card(facts)
+    assert told.count("- left out: ") == 20
+    assert "- left out: 19.wav is an empty file\n- and 3 more, which" in told
+    assert "| left out, because they could not be used | 23 |" in told
+    assert "\n\n\n" not in told

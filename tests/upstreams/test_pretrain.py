@@ -133,6 +133,46 @@ def test_reports_are_means_since_the_last_one():
     assert reports[-1].steps == STEPS
 
 
+def test_reports_between_the_points_of_the_history_leave_it_alone():
+    reports: list[Progress] = []
+    _, history = fitted(replace(PLAN, report_every=0.0), report=reports.append)
+    assert history == fitted()[1]
+    assert [each.step for each in reports if each.step % PLAN.every] == [1, 2, 3, 5, 6, 7, 9, 10, 11, 13]
+    done = {each.step: each.terms["done"] for each in reports}
+    assert [done[step] * STEPS for step in (5, 6, 7, 8)] == pytest.approx([4.0, 4.5, 5.0, 5.5])
+
+
+def by_hand(plan: Plan) -> dict[str, Tensor]:
+    """Weights after a training that is written as one would for this method and plan alone."""
+    trained, recipe = toy(0.3).train(), plan.recipe
+    weights = [(name, each) for name, each in trained.named_parameters() if not name.startswith("slow")]
+    groups = [[each for name, each in weights if name.endswith(end)] for end in ("weight", "unused", "bias")]
+    options = {"lr": recipe.lr, "betas": recipe.betas, "fused": True}
+    optimizer = torch.optim.AdamW([{"params": group} for group in groups], **options)
+    feed = batches(0, plan.accumulate)
+    for step in range(STEPS):
+        wave = (1 + math.cos(math.pi * (step - recipe.warmup) / (STEPS - recipe.warmup))) / 2
+        decay = (1 + math.cos(math.pi * step / STEPS)) / 2
+        for group, share in zip(optimizer.param_groups, (1, 1, 0), strict=True):
+            group["lr"] = recipe.final_lr + (recipe.lr - recipe.final_lr) * wave
+            if step < recipe.warmup:
+                group["lr"] = recipe.lr * (step + 1) / recipe.warmup
+            group["weight_decay"] = share * (0.3 + (0.1 - 0.3) * decay)
+        optimizer.zero_grad()
+        for part in range(plan.accumulate):
+            torch.manual_seed(draw(plan.seed, step, part, 0))
+            (trained(next(feed), step / STEPS)["loss"] / plan.accumulate).backward()
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 0.5)
+        optimizer.step()
+        with torch.no_grad():
+            trained.stepped((step + 1) / STEPS)
+    return trained.state_dict()
+
+
+def test_the_loop_does_what_one_written_by_hand_does():
+    assert same(fitted(dropout=0.3)[0], by_hand(PLAN))
+
+
 def test_time_spent_waiting_for_batches_is_told():
     def slow(first: int) -> Iterator[Batch]:
         for batch in batches(first):
@@ -184,6 +224,18 @@ def test_what_is_not_finite_is_told_and_never_saved(kind, save_every, told):
     with pytest.raises(UpstreamError, match=told):
         fit(toy(kind=kind), batches, replace(PLAN, save_every=save_every), save=states.append)
     assert all(tensor.isfinite().all() for state in states for tensor in state.tensors.values())
+
+
+class Greedy(Toy):
+    """Wants more memory than a GPU has."""
+
+    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+
+def test_too_little_memory_of_a_gpu_is_told_with_what_to_do():
+    with pytest.raises(UpstreamError, match=r"for 4 stretches of .* more parts, such as --accumulate 4$"):
+        fit(toy(kind=Greedy), batches, PLAN)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

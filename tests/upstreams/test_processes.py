@@ -45,6 +45,15 @@ def resumed() -> dict[str, Any]:
     return {**told, "same history": whole_history == rest_history, "weights": rest.state_dict()}
 
 
+def apart() -> dict[str, Any]:
+    """Resumed by the first process alone, as where each has a disk of its own."""
+    states: list[State] = []
+    fit(toy(), ours, OFTEN, save=states.append)
+    with pytest.raises(UpstreamError) as error:
+        fit(toy(), ours, PLAN, state=states[4] if states else None)
+    return {"told": str(error.value)}
+
+
 def interrupted() -> dict[str, Any]:
     """A signal to the second process alone."""
     states: list[State] = []
@@ -88,7 +97,7 @@ def own_share(rank: int, port: int, folder: Path) -> None:
     os.environ["MASTER_PORT"] = str(port)
     found: dict[str, Any] = {}
     with joined("cpu"):
-        for part in (shares, resumed, interrupted, spoilt, primitives):
+        for part in (shares, resumed, apart, interrupted, spoilt, primitives):
             found[part.__name__] = part()
     torch.save(found, folder / f"{rank}.pt")
 
@@ -128,6 +137,10 @@ def test_both_resume_bit_for_bit_from_what_the_first_saved(found):
     assert same(found[0]["resumed"]["weights"], found[1]["resumed"]["weights"])
 
 
+def test_processes_that_resume_from_different_states_are_stopped(found):
+    assert all("resume from different states" in each["apart"]["told"] for each in found)
+
+
 def test_each_draws_for_itself(found):
     drawn = found[0]["shares"]["drawn"] + found[1]["shares"]["drawn"]
     assert len(set(drawn)) == 2 * 2 * STEPS
@@ -154,6 +167,13 @@ def test_flags_and_means_are_of_all_processes(found):
     for each in found:
         assert each["primitives"]["anywhere"] == [True, True, False]
         assert each["primitives"]["mean"].tolist() == [0.5, 3.0]
+
+
+def test_a_group_that_nobody_leads_is_told(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UpstreamError, match="start by torchrun"), joined("cpu"):
+        pass
 
 
 def test_a_process_of_its_own_needs_no_group():

@@ -15,7 +15,7 @@ CLIPS, SAMPLES, STEPS = 8, 6, 13
 RECIPE = Recipe(
     steps=STEPS, batch=CLIPS, seconds=1.0, lr=3e-2, warmup=3, weight_decay=0.1, final_weight_decay=0.3, clip=0.5
 )
-PLAN = Plan(replace(RECIPE, precision="fp32"), seed=5, accumulate=2, every=4)
+PLAN = Plan(replace(RECIPE, precision="fp32"), seed=5, accumulate=2, every=4, report_every=math.inf)
 
 
 class Toy(Method):
