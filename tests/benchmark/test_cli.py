@@ -403,6 +403,7 @@ def test_lists_hold_what_there_is(bench: Bench, place: Place) -> None:
     upstreams = bench("list", "upstreams").out
     assert all(name in upstreams for name in ("fbank", "mfcc", "spectrogram", "fbank_cmvn", "hf:FOLDER_OR_ID"))
     assert all(text in upstreams for text in ("s3prl:NAME@FILE", "speechbrain:", "fairseq:FILE", "file.py:function?"))
+    assert all(text in upstreams for text in ("ssast@FILE", "atst@FILE", "ssast_mini", "atst_mini"))
     assert "tiny_keyword" in bench("list", "tasks").out
     assert "letters" in bench("list", "tasks", *place.protocol).out
     assert "quick" in bench("list", "suites", *place.protocol).out
