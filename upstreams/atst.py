@@ -8,6 +8,7 @@ Where the paper and its authors' code (Audio-WestlakeU/audiossl) leave a choice,
   shorter than a segment is taken as it is, not filled with silence.
 - Batch norms see both views at once and the teacher drops paths as the student does, as in their code.
 - Mixed precision, where they train in single precision.
+- The sizes "mini", for minutes on a CPU, and "tiny" are this project's own.
 """
 
 from __future__ import annotations
@@ -63,9 +64,10 @@ SMALL = Recipe(
 BASE = Recipe(
     steps=318_000, batch=1536, seconds=10.0, lr=1.2e-3, warmup=15_860, weight_decay=0.04, final_weight_decay=0.4
 )
-MINI = Recipe(steps=1500, batch=64, seconds=4.0, lr=1e-3, warmup=50, weight_decay=0.04, final_weight_decay=0.4)
+# Chosen by frozen probes on validation clips: more steps and larger rates solve the task better and probe worse.
+MINI = Recipe(steps=300, batch=32, seconds=4.0, lr=3e-4, warmup=30, weight_decay=0.04, final_weight_decay=0.4)
 SIZES = {  # small and base are the authors', the others ours
-    "mini": Size(128, 4, 512, 128, 1.6, 0.97, MINI),
+    "mini": Size(128, 4, 512, 128, 2.4, 0.99, MINI),
     "tiny": Size(192, 12, 4096, 256, SECONDS, 0.99, SMALL),
     "small": Size(384, 12, 4096, 256, SECONDS, 0.99, SMALL),
     "base": Size(768, 12, 4096, 256, SECONDS, 0.9995, BASE),

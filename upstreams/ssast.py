@@ -385,6 +385,7 @@ BASE = Recipe(
     betas=(0.95, 0.999),
     weight_decay=5e-7,
 )
+# Mini's is chosen by frozen probes on validation clips, of rates 5e-4 to 4e-3 and shares of 0.5 to 0.78 masked.
 RECIPES = {
     "mini": Recipe(
         steps=2000, batch=32, seconds=seconds(192), lr=1e-3, warmup=50, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0
