@@ -167,7 +167,7 @@ def pretrain(
     size: Annotated[str, typer.Option("--size", help="mini, tiny, small or base.")] = "mini",
     steps: Annotated[int | None, typer.Option("--steps", min=0, help="0 writes the weights it starts from.")] = None,
     hours: Annotated[float | None, typer.Option("--hours", help="Of audio to hear, instead of --steps.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Stretches of audio in a step, in all.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Stretches in a step; --lr stays.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate at the end of the warm-up.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, order and all else that is drawn.")] = 0,
     accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Parts of a step, to save memory.")] = 1,

@@ -118,7 +118,7 @@ def card(facts: Mapping[str, Any]) -> str:
                 ["digest of audio and names", f"`{data['digest']}`"],
                 ["clips", f"{data['clips']:,} ({data['hours']:.2f} h)"],
                 ["left out, because they could not be used", f"{len(data['left_out']):,}"],
-                ["heard", f"{data['hours_heard']:.2f} h, {data['epochs']:.2f} times each clip"],
+                ["heard", f"{data['hours_heard']:.2f} h, {data['epochs']:.2f} epochs"],
             ],
         ),
         *_left_out(data["left_out"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -160,7 +161,9 @@ def recipe_of(recipe: Recipe, request: Request, seconds: float | None = None) ->
 
 
 def identity(request: Request, method: Method, recipe: Recipe, pool: Pool) -> dict[str, Any]:
-    """What decides the weights, up to rounding: not the device, nor how many processes and parts share a batch."""
+    """What was asked for. Device, processes and parts are left free, so that a training may go on elsewhere, though
+    what is drawn at random follows from them too.
+    """
     name, _, query = request.method.partition("?")
     asked = {"method": name, "options": sorted(filter(None, query.split("&"))), "size": request.size}
     code = f"{version('ssl-bench')}, version {method.version} of the method"
@@ -185,13 +188,14 @@ def done(training: Training) -> bool:
 
 def train(training: Training, share: Share, tell: Callable[[str], object]) -> None:
     """Make the steps that are left, keep a state to resume from on the way, and write the weights in the end."""
-    from benchmark.encoding import keep_memory
+    from benchmark.encoding import exact, keep_memory
     from upstreams.pretrain import fit
 
     keep_memory()
+    exact(training.request.device)
     request, steps = training.request, training.recipe.steps
     state, clock = _resumed(training, tell if share.rank == 0 else str)
-    readers = request.readers or max(1, min(MOST_READERS, cores() // share.world))
+    readers = request.readers or max(1, min(MOST_READERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     pinned = request.device.startswith("cuda")
     bar = training_bar(f"pretrain {request.method} {request.size}") if share.rank == 0 else nullcontext(str)
     with bar as show:
@@ -295,6 +299,6 @@ def _only_first_tells(rank: int) -> Iterator[None]:
     try:
         yield
     except (UpstreamError, KeyboardInterrupt) as error:
-        if rank:
+        if rank and error.__cause__ is None:  # one with a cause, such as too little memory, may be this process's alone
             raise SystemExit(2) from error
         raise

@@ -159,6 +159,8 @@ def found(file: str, entry: Entry) -> str:
     from upstreams.standins import printable
 
     told = printable(file)
+    if file == RANDOM[1:] and not expanded(file).is_file():
+        raise failure(f"'{RANDOM}' comes last: {entry.name}?key=value{RANDOM}")
     if not entry.checkpoint:
         own = f", or write before it which family it is of: {listed_families()}" if entry.trainable else ""
         raise failure(f"'{entry.name}' takes no checkpoint; drop '@{told}'{own}")

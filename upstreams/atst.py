@@ -340,7 +340,7 @@ def disagreement(guess: Tensor, target: Tensor) -> Tensor:
     return 2 - 2 * F.cosine_similarity(guess, target.roll(len(target) // 2, 0)).mean()
 
 
-def method(size: str = "base", mix: float = 0.4, resize: bool = True) -> Method:
+def method(size: str, mix: float = 0.4, resize: bool = True) -> Method:
     """The objective with a student of a size and its teacher at their start.
 
     Raises UpstreamError for a size that there is none of, a share that is none, and what is neither true nor false.

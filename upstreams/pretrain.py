@@ -107,7 +107,7 @@ def fit(
     check(plan)
     with joined(plan.device) as device, torch.random.fork_rng([device] if device.type == "cuda" else []):
         if processes()[1] > 1 and device.type == "cuda":
-            nn.SyncBatchNorm.convert_sync_batchnorm(method)
+            nn.SyncBatchNorm.convert_sync_batchnorm(method)  # statistics of the whole batch; gloo, on CPUs, has none
         loop = Loop(method.to(device).train(), plan, save, report)
         share(method.state_dict().values())
         if state is not None:
@@ -211,7 +211,7 @@ class Loop:
     def _part(self, batch: Batch, part: int, done: float) -> Tensor:
         """Add a micro-batch's share to the gradients; its terms."""
         plan = self.plan
-        torch.manual_seed(draw(plan.seed, self.step, part, self.rank))
+        torch.manual_seed(seed_of(plan.seed, self.step, part, self.rank))
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.recipe.precision == "bf16"):
                 terms = self.method(batch, done)
@@ -223,7 +223,7 @@ class Loop:
                 f" parts, such as --accumulate {2 * plan.accumulate}"
             ) from error
         self.names = [*terms, "gradient"]
-        return torch.stack([term.detach().float() for term in terms.values()])
+        return torch.stack([term.detach().to(self.device, torch.float32) for term in terms.values()])
 
     def _next(self, feed: Iterator[Batch]) -> Batch:
         start = time.perf_counter()
@@ -277,7 +277,7 @@ class Loop:
             raise UpstreamError(f"{told}; lower --lr or train with --precision fp32; {kept}")
 
 
-def draw(seed: int, step: int, part: int, rank: int) -> int:
+def seed_of(seed: int, step: int, part: int, rank: int) -> int:
     """Seed of all that is random in a micro-batch."""
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()[:8], "big")
 

@@ -55,6 +55,8 @@ def own(device: str) -> torch.device:
         raise UpstreamError(f"no device '{device}'; use cpu, cuda or cuda:NUMBER") from error
     if place.type != "cuda":
         return place
+    if place.index is not None and processes()[1] > 1:
+        raise UpstreamError(f"'{device}' is one GPU for all processes; give cuda, of which each takes its own")
     number = int(os.environ.get("LOCAL_RANK", "0")) if place.index is None else place.index
     found = torch.cuda.device_count()
     if number >= found:
@@ -70,11 +72,6 @@ def anywhere(flags: Sequence[bool]) -> list[bool]:
     table = torch.tensor(flags, dtype=torch.uint8)
     distributed.all_reduce(table, distributed.ReduceOp.MAX)
     return [bool(flag) for flag in table.tolist()]
-
-
-def wait() -> None:
-    """Return once every process is here."""
-    anywhere([True])
 
 
 def mean(table: Tensor) -> Tensor:

@@ -515,7 +515,7 @@ def refuse_options(objective: str, masked: float, one_mask: bool, softmax_over: 
 
 
 def method(
-    size: str = "tiny",
+    size: str,
     variant: str | None = None,
     objective: str = "joint",
     masked: float | None = None,

@@ -1,4 +1,4 @@
-"""Teachers that follow their students: what ATST, and later systems that teach themselves, share."""
+"""Teachers that follow their students: for ATST, and later systems that teach themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -32,14 +32,8 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 def perceptron(dim: int, hidden: int, out: int) -> nn.Sequential:
     """Two linear layers around batch norm and ReLU, as BYOL's heads (Grill et al., 2020), without biases."""
     return nn.Sequential(
-        nn.Linear(dim, hidden, bias=False), batch_norm(hidden), nn.ReLU(), nn.Linear(hidden, out, bias=False)
+        nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out, bias=False)
     )
-
-
-def batch_norm(dim: int) -> nn.Module:
-    """A batch norm whose batch is that of all processes where they have GPUs."""
-    shared = distributed.is_available() and distributed.is_initialized() and "nccl" in distributed.get_backend()
-    return nn.SyncBatchNorm(dim) if shared else nn.BatchNorm1d(dim)
 
 
 def spread(outputs: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ EPSILON = 1e-6  # of layer norms
 class Attention(nn.Module):
     """Multi-head self-attention; keys that are not valid take no part."""
 
-    def __init__(self, dim: int, heads: int, bias: bool) -> None:
+    def __init__(self, dim: int, bias: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = dim // HEAD
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.proj = nn.Linear(dim, dim)
 
@@ -49,11 +49,11 @@ class Block(nn.Module):
     drop: probability in training that a clip skips a branch (stochastic depth, Huang et al., 2016).
     """
 
-    def __init__(self, dim: int, bias: bool = True, drop: float = 0.0, heads: int | None = None) -> None:
+    def __init__(self, dim: int, bias: bool = True, drop: float = 0.0) -> None:
         super().__init__()
         self.drop = drop
         self.norm1 = nn.LayerNorm(dim, eps=EPSILON)
-        self.attn = Attention(dim, heads or dim // HEAD, bias)
+        self.attn = Attention(dim, bias)
         self.norm2 = nn.LayerNorm(dim, eps=EPSILON)
         self.mlp = Mlp(dim)
 

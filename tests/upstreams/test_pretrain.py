@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.upstreams.training import PLAN, STEPS, Spoilt, Toy, batches, close, fitted, same, toy
 from upstreams.base import UpstreamError
 from upstreams.optimization import learning_rate
-from upstreams.pretrain import METHODS, Batch, Plan, Progress, State, draw, fit, method
+from upstreams.pretrain import METHODS, Batch, Plan, Progress, State, fit, method, seed_of
 from upstreams.processes import Interruption
 
 
@@ -65,7 +65,7 @@ def test_the_seed_decides_what_is_drawn():
 
 @given(st.lists(st.tuples(*[st.integers(0, 20)] * 4), min_size=2, max_size=2, unique=True))
 def test_every_part_of_every_step_in_every_process_draws_anew(places):
-    assert draw(*places[0]) != draw(*places[1])
+    assert seed_of(*places[0]) != seed_of(*places[1])
 
 
 def test_every_micro_batch_draws_anew():
@@ -160,7 +160,7 @@ def by_hand(plan: Plan) -> dict[str, Tensor]:
             group["weight_decay"] = share * (0.3 + (0.1 - 0.3) * decay)
         optimizer.zero_grad()
         for part in range(plan.accumulate):
-            torch.manual_seed(draw(plan.seed, step, part, 0))
+            torch.manual_seed(seed_of(plan.seed, step, part, 0))
             (trained(next(feed), step / STEPS)["loss"] / plan.accumulate).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 0.5)
         optimizer.step()
@@ -305,3 +305,26 @@ def test_a_gpu_resumes_where_it_stopped(precision):
     assert same(weights, resumed)
     assert history == same_history
     assert {tensor.device.type for state in states for tensor in state.tensors.values()} == {"cpu"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_and_resumes_on_a_gpu(name, precision):
+    whole, rest = method(name, "mini", 0), method(name, "mini", 1)
+    recipe = replace(whole.recipe, steps=3, warmup=1, precision=precision)
+    plan = Plan(recipe, accumulate=2, every=1, save_every=0.0, device="cuda")
+    states: list[State] = []
+    history = fit(whole, noises, plan, save=states.append)
+    for one, two in zip(history, fit(rest, noises, plan, state=states[0]), strict=True):
+        assert one.terms["loss"] == pytest.approx(two.terms["loss"], rel=0.02)  # kernels may add up in other orders
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_makes_its_tensors_where_its_batch_is(name, monkeypatch):
+    monkeypatch.setattr("upstreams.views.drawn", lambda like: torch.rand(len(like), dtype=torch.float64, device="cpu"))
+    trained, batch = method(name, "mini", 0), next(noises(0))
+    # Whatever is made without a device is made there, and does not go with the batch.
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        loss = trained(batch, 0.0)["loss"]
+    assert loss.device.type == "cpu"

@@ -17,7 +17,7 @@ import torch
 from tests.upstreams.training import PLAN, STEPS, Spoilt, Toy, batches, close, fitted, same, toy
 from upstreams.base import UpstreamError
 from upstreams.pretrain import Batch, State, fit
-from upstreams.processes import anywhere, average_gradients, joined, mean, processes, wait
+from upstreams.processes import anywhere, average_gradients, joined, mean, processes
 
 OFTEN = replace(PLAN, save_every=0.0)
 
@@ -83,7 +83,7 @@ def primitives() -> dict[str, Any]:
     both.grad = torch.full((2,), 1.0 + rank)
     second.grad = torch.full((2,), 8.0) if rank == 1 else None
     average_gradients([both, second, neither])
-    wait()
+    anywhere([True])
     return {
         "gradients": [both.grad, second.grad, neither.grad],
         "anywhere": anywhere([rank == 0, rank == 1, False]),

@@ -13,7 +13,7 @@ import upstreams
 from tests.upstreams.models import told
 from tests.upstreams.toys import registered, save_toy, toy
 from upstreams import create, entries, names, register, scan
-from upstreams.base import fingerprint
+from upstreams.base import UpstreamError, fingerprint
 from upstreams.user_files import lies_in
 
 MINE = '''
@@ -179,7 +179,7 @@ def test_a_checkpoint_that_is_none_is_told_in_a_sentence(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    for none in ("absent.pt", "folder", "pipe", "", "random"):
+    for none in ("absent.pt", "folder", "pipe", ""):
         assert told(f"toy@{none}?gain=2") == f"no file '{none}'; a reference to a checkpoint is toy@FILE"
         assert told(f"toy@{none}@random") == f"no file '{none}'; a reference to a checkpoint is toy@FILE"
     assert told("toy@a\0.pt") == "'a?.pt' can be no path, by the letters in it; check what was typed"
@@ -322,3 +322,8 @@ def test_arguments_are_part_of_the_fingerprint_and_files_count_by_their_content(
     assert a == b != c
     assert set(create(f"{mine}:scaled?layers=1&ckpt={tmp_path}/a.pt").origin) == {"mine.py", "a.pt"}
     assert fingerprint(create(f"{mine}:scaled?layers=1&name=x")) != fingerprint(create(f"{mine}:scaled?layers=1"))
+
+
+def test_random_before_arguments_is_told_to_come_last() -> None:
+    with registered(toy), pytest.raises(UpstreamError, match=r"comes last: toy\?key=value@random"):
+        create("toy@random?size=3")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from upstreams.teacher import batch_norm, follow, perceptron, spread, teacher_of
+from upstreams.teacher import follow, perceptron, spread, teacher_of
 
 
 def test_a_teacher_starts_as_its_student_apart_from_it_and_without_gradients() -> None:
@@ -34,7 +34,7 @@ def named(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 
 def test_a_teacher_keeps_its_own_statistics() -> None:
-    student = batch_norm(3)
+    student = nn.BatchNorm1d(3)
     teacher = teacher_of(student)
     student(torch.randn(10, 3) + 5)
     follow(teacher, student, 0.0)

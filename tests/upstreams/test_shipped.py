@@ -1,0 +1,39 @@
+"""The checkpoints that come with the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmark.cards import WEIGHTS
+from benchmark.pretrained import facts_in
+from benchmark.pretraining import Request, identity, recipe_of
+from upstreams import create
+from upstreams.base import fingerprint
+from upstreams.check import check
+from upstreams.methods import METHODS, method
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_shipped_is_small_keeps_the_contract_and_is_of_the_recipe_here(name: str) -> None:
+    path = WEIGHTS / f"{name}_mini.safetensors"
+    assert path.stat().st_size <= 3_000_000
+    assert not [finding for finding in check(create(f"{name}_mini")) if not finding.ok]
+    facts = facts_in(path)
+    assert facts is not None
+    trained = method(name, "mini", 0)
+    asked = Request(name, "tiny_pool", Path(), half=True)
+    data: Any = SimpleNamespace(digest=facts["identity"]["data"])
+    assert facts["identity"] == identity(asked, trained, recipe_of(trained.recipe, asked), data)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("ssast_mini", "ssast?size=mini&variant=frame"), ("atst_mini", "atst?size=mini")]
+)
+def test_random_twins_of_what_is_shipped_are_the_small_architecture_at_its_start(name: str, same: str) -> None:
+    twin = fingerprint(create(f"{name}@random"))
+    assert twin == fingerprint(create(f"{same}@random"))
+    assert twin != fingerprint(create(name))
