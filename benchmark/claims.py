@@ -87,6 +87,7 @@ CLAIMS = (
     Claim("ssast", "ssast", "ssast-random", "frozen", SSAST_GAIN, relative=True),
     Claim("ssast", "ssast", "ssast-plain", "frozen", SSAST_GAIN, relative=True),
     Claim("ssast", "ssast", "ssast-random", "fine-tuned", SSAST_GAIN, relative=True),
+    Claim("ssast", "ssast", "ssast-plain", "fine-tuned", SSAST_GAIN, relative=True),
     Claim(
         "ssast", "ssast", "ssast-discriminative", "frozen",
         "+1.7 points, mean of six tasks, fine-tuned (Gong et al., 2022, table 2)",

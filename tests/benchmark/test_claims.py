@@ -42,6 +42,7 @@ def test_every_claim_is_about_two_arms_that_exist() -> None:
         ("ssast", "ssast-random", "frozen"),
         ("ssast", "ssast-plain", "frozen"),
         ("ssast", "ssast-random", "fine-tuned"),
+        ("ssast", "ssast-plain", "fine-tuned"),
         ("ssast", "ssast-discriminative", "frozen"),
         ("ssast", "ssast-generative", "frozen"),
     }
@@ -196,8 +197,8 @@ def test_what_is_done_is_not_done_again(ran: Ran) -> None:
 
 def test_the_plan_is_told_first(ran: Ran) -> None:
     told = ran.plan.told(2)
-    assert told.startswith("7 claims, 1 pre-training seed: 7 checkpoints of size mini, 0 of them to make in 0 steps;")
-    assert "32 jobs frozen, 4 jobs fine-tuned" in told  # 8 upstreams x 2 rates x 2 seeds; 2 x 2 rates
+    assert told.startswith("8 claims, 1 pre-training seed: 7 checkpoints of size mini, 0 of them to make in 0 steps;")
+    assert "32 jobs frozen, 6 jobs fine-tuned" in told  # 8 upstreams x 2 rates x 2 seeds; 3 x 2 rates
     assert ran.plan.jobs("frozen") + ran.plan.jobs("fine-tuned") == len(ran.outcome.records)
     more = ran.with_checkpoints(3)
     assert [each.arm.name for each in more.todo] == ["atst", "ssast", "ssast-discriminative", "ssast-generative"]
