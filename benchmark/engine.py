@@ -208,8 +208,8 @@ def _printed(title: str, total: float) -> Iterator[Callable[[float], None]]:
         now = time.monotonic()
         if now - last >= 10 and 0 < done < total:
             last = now
-            left = (now - began) * (total - done) / done
-            print(f"{title}: {done / total:.0%}, about {_clock(left)} left", file=sys.stderr, flush=True)
+            left = f", about {_clock((now - began) * (total - done) / done)} left" if done >= total / 100 else ""
+            print(f"{title}: {done / total:.0%}{left}", file=sys.stderr, flush=True)
 
     yield show
     print(f"{title}: done in {_clock(time.monotonic() - began)}", file=sys.stderr, flush=True)
