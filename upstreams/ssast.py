@@ -21,7 +21,8 @@ What differs from the authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -121,6 +122,17 @@ def places(rows: int, columns: int, dim: int) -> Tensor:
     return torch.cat([row[:, None].expand(-1, columns, -1), column.expand(rows, -1, -1)], dim=2).flatten(0, 1)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it matrices are decomposed by one thread: with several, their last bits depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def usual_start(size: Size) -> str:
     """That of mini is "nearby", that of the authors' sizes "plain"."""
     return "nearby" if (size.dim, size.depth) == MINI else "plain"
@@ -159,7 +171,7 @@ class Transformer(nn.Module):
 
         After Trockman and Kolter (2023): on hours of sound, attention that starts even learns no places to look at.
         """
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             self.pos_embed[0, self.class_tokens :] = WAVES * places(*self.grid, self.pos_embed.shape[2])
             for attention in (module for module in self.modules() if isinstance(module, Attention)):
                 query, key, value = attention.qkv.weight.chunk(3)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from benchmark.cards import WEIGHTS
 from benchmark.pretrained import facts_in
@@ -37,3 +38,16 @@ def test_random_twins_of_what_is_shipped_are_the_small_architecture_at_its_start
     twin = fingerprint(create(f"{name}@random"))
     assert twin == fingerprint(create(f"{same}@random"))
     assert twin != fingerprint(create(name))
+
+
+@pytest.mark.parametrize("name", ["ssast_mini", "atst_mini"])
+def test_random_twins_are_the_same_with_any_number_of_threads(name: str) -> None:
+    before = torch.get_num_threads()
+    try:
+        found = set()
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.add(fingerprint(create(f"{name}@random")))
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
