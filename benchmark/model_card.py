@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from shlex import quote
@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.cards import device_name, installed
+from benchmark.markdown import table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ROWS = 20  # of the loss curve that the Markdown shows
 
 
-class Point(NamedTuple):
+class CurveRow(NamedTuple):
     """Means of the terms since the point before. step: steps done by then. lr: of the last of them."""
 
     step: int
@@ -72,7 +73,7 @@ def facts_of(
         },
         "recipe": asdict(recipe),
         "run": _run(request, run),
-        "curve": [Point(step, learning_rate(recipe, step - 1), terms)._asdict() for step, terms in history],
+        "curve": [CurveRow(step, learning_rate(recipe, step - 1), terms)._asdict() for step, terms in history],
         "command": command(request),
         "use": usage(request),
     }
@@ -99,7 +100,7 @@ def _run(request: Request, run: Mapping[str, Any]) -> dict[str, Any]:
 def card(facts: Mapping[str, Any]) -> str:
     """The model card in Markdown, of what `facts_of` gathers."""
     data, run, recipe = facts["data"], facts["run"], facts["recipe"]
-    curve = [Point(**point) for point in facts["curve"]]
+    curve = [CurveRow(**point) for point in facts["curve"]]
     lines = [
         f"# {facts['method']}, size {facts['size']}, seed {facts['seed']}",
         "",
@@ -111,7 +112,7 @@ def card(facts: Mapping[str, Any]) -> str:
         *_code(facts["use"]),
         "## Data",
         "",
-        *_table(
+        *table(
             ["", ""],
             [
                 ["corpus", f"{data['corpus']}, split {data['split']}"],
@@ -121,13 +122,16 @@ def card(facts: Mapping[str, Any]) -> str:
                 ["heard", f"{data['hours_heard']:.2f} h, {data['epochs']:.2f} epochs"],
             ],
         ),
+        "",
         *_left_out(data["left_out"]),
         "## Recipe",
         "",
-        *_table(["", ""], [[key, _number(value)] for key, value in recipe.items()]),
+        *table(["", ""], [[key, _number(value)] for key, value in recipe.items()]),
+        "",
         "## Run",
         "",
-        *_table(["", ""], [[key, _told(value)] for key, value in run.items()]),
+        *table(["", ""], [[key, _told(value)] for key, value in run.items()]),
+        "",
         "## Loss",
         "",
         *_curve(curve),
@@ -144,7 +148,7 @@ def _left_out(clips: Sequence[tuple[str, str]]) -> list[str]:
     return [*told, *more, ""] if told else []
 
 
-def thinned(curve: Sequence[Point], rows: int = ROWS) -> list[Point]:
+def thinned(curve: Sequence[CurveRow], rows: int = ROWS) -> list[CurveRow]:
     """So many points at most, each the mean of those since the one before."""
     ends = sorted({round((row + 1) * len(curve) / rows) for row in range(rows)} - {0})
     groups = [curve[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -155,22 +159,13 @@ def _mean(terms: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: fmean(each[name] for each in terms) for name in terms[0]}
 
 
-def _curve(curve: Sequence[Point]) -> list[str]:
+def _curve(curve: Sequence[CurveRow]) -> list[str]:
     if not curve:
         return ["No step was made: these are the weights that training starts from.", ""]
     names = list(curve[0].terms)
     rows = [[str(at.step), *(f"{at.terms[name]:.4g}" for name in names), f"{at.lr:.3g}"] for at in thinned(curve)]
     told = f"Means of the steps since the row before; all {len(curve)} points are in the .json beside this."
-    return [told, "", *_table(["step", *names, "lr"], rows)]
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    rule = "|---" * len(columns) + "|"
-    return [f"| {' | '.join(columns)} |", rule, *(f"| {' | '.join(map(_cell, row))} |" for row in rows), ""]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    return [told, "", *table(["step", *names, "lr"], rows), ""]
 
 
 def _code(text: str) -> list[str]:

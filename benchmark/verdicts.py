@@ -19,6 +19,7 @@ from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.leaderboard import current, leaderboard
 from benchmark.manifest import find, root_of
+from benchmark.markdown import table
 from benchmark.plan import Setup, fixed
 from benchmark.records import Record, Results
 from benchmark.tasks import Task
@@ -103,11 +104,11 @@ def _is_of(record: Record, tasks: Mapping[str, Task]) -> bool:
 
 def answers(records: Sequence[Record], results: Results) -> Answers:
     """What each system said, with the learning rate that was best on validation."""
-    table = leaderboard(records)
+    chosen_of = leaderboard(records)
     chosen: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         name, task = record.upstream["name"], record.task["name"]
-        if record.lr == table[name, task].lr:
+        if record.lr == chosen_of[name, task].lr:
             chosen.setdefault((label_of(name)[0], task), []).append(record)
     return {key: _shares([results.outcomes(record) for record in some]) for key, some in chosen.items()}
 
@@ -249,15 +250,11 @@ def markdown(findings: Findings) -> str:
             "Made by `bench claims`. Each line: is the first system above the second, by how many percentage points on"
             " average over the tasks [95 % interval], and what the paper reports of its own, large models and data.",
             "", *(f"- {sentence(verdict)}" for verdict in findings.verdicts),
-            "", "## By task", "", *_table(COLUMNS, rows),
-            "", "## Accuracies", "", *_table(["system", "regime", *findings.tasks], findings.scores),
-            "", *_table(["system", "what it is"], systems), "", *(f"- {note}" for note in findings.notes), "",
+            "", "## By task", "", *table(COLUMNS, rows),
+            "", "## Accuracies", "", *table(["system", "regime", *findings.tasks], findings.scores),
+            "", *table(["system", "what it is"], systems), "", *(f"- {note}" for note in findings.notes), "",
         ]
     )  # fmt: skip
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def write(folder: Path, findings: Findings) -> list[Path]:

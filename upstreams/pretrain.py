@@ -62,7 +62,7 @@ class State(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Means of the terms over the steps since the last point; step: those that were done then."""
+    """Means of the terms, and of "gradient", its norm before it is clipped, since the last point; step: those done."""
 
     step: int
     terms: dict[str, float]
@@ -71,9 +71,9 @@ class Point(NamedTuple):
 class Progress(NamedTuple):
     """How far a training is.
 
-    terms: as in Point, and "gradient", its norm before it is clipped; means since the last point of the history. lr: of
-    the last step. waiting: share of the time spent waiting for batches; on a GPU, which may have had work meanwhile, at
-    most that. seconds: since this call of `fit` began, which did not do the steps before its state.
+    terms: as in Point, since the last one of the history. lr: of the last step. waiting: share of the time spent
+    waiting for batches; on a GPU, which may have had work meanwhile, at most that. seconds: since this call of `fit`
+    began, which did not do the steps before its state.
     """
 
     step: int

@@ -440,7 +440,7 @@ class SsastPretraining(Method):
         self.v = Transformer(size, start=start)
         self.mask_embed = nn.Parameter(nn.init.xavier_normal_(torch.zeros(1, 1, size.dim)))
         self.cpredlayer, self.gpredlayer = predictor(size), predictor(size)
-        # Parameters that never have a gradient would keep several processes waiting for it.
+        # What no term reaches does not learn, and needs no moments in the states to resume from.
         self.cpredlayer.requires_grad_(objective != "generative")
         self.gpredlayer.requires_grad_(objective != "discriminative")
         self.images = MelImages()
@@ -519,7 +519,7 @@ def refuse_options(objective: str, masked: float, one_mask: bool, softmax_over: 
     if softmax_over not in NORMALIZED:
         raise UpstreamError(f"softmax_over of ssast is '{softmax_over}'; write one of: {', '.join(NORMALIZED)}")
     if start not in (None, *STARTS):
-        raise UpstreamError(f"no start '{start}' of ssast; write one of: {', '.join(STARTS)}")
+        raise UpstreamError(f"no start '{printable(start)}' of ssast; write one of: {', '.join(STARTS)}")
     if not isinstance(one_mask, bool):
         raise UpstreamError(f"one_mask of ssast is '{one_mask}'; it is true or false")
     if not (isinstance(masked, (int, float)) and 0 < masked <= 1):

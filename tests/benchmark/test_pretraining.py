@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from benchmark.engine import in_process
 from benchmark.errors import UserError
-from benchmark.model_card import Point, card, thinned
+from benchmark.model_card import CurveRow, card, thinned
 from benchmark.pretrained import facts_in, state_of
 from benchmark.pretraining import Request, recipe_of
 from benchmark.training_bar import clock, time_left, training_bar
@@ -474,7 +474,7 @@ def test_the_time_left_is_told_from_the_speed_of_this_run() -> None:
 
 
 def test_the_curve_on_a_card_averages_what_lies_between_its_rows() -> None:
-    curve = [Point(step, 0.1, {"loss": float(step)}) for step in range(1, 51)]
+    curve = [CurveRow(step, 0.1, {"loss": float(step)}) for step in range(1, 51)]
     rows = thinned(curve, 20)
     assert len(rows) == 20
     assert rows[-1].step == 50
