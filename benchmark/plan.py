@@ -199,7 +199,11 @@ def with_jobs(sweep: Sweep, setup: Setup) -> Sweep:
 
 def fixed(task: Task) -> dict[str, Any]:
     """A task without its grid: what all its jobs share."""
-    return {key: value for key, value in task.model_dump(mode="json").items() if key not in ("lr", "seeds", "features")}
+    content = task.model_dump(mode="json")
+    left_out = {"lr", "seeds", "features"}
+    if task.train_hours is None:  # a later key, without which jobs are what they were before it
+        left_out.add("train_hours")
+    return {key: value for key, value in content.items() if key not in left_out}
 
 
 def _features(sweep: Sweep, setup: Setup) -> str:

@@ -61,6 +61,8 @@ def select(
     clips = _by_split(good) if fold is None else _by_fold(task, good, fold)
     _present(task, clips, good)
     _disjoint(task, clips)
+    if task.train_hours is not None:
+        clips["train"] = _within(clips["train"], task, task.train_hours)
     if judged_on == "trials":
         clips, trials = _with_trials(task, manifest, clips, skipped, limit, skip_bad)
         return Selection(clips, trials, skipped)
@@ -191,16 +193,40 @@ def _limited(task: Task, clips: dict[str, list[Clip]], closed: bool, limit: int)
     return few
 
 
+def _within(clips: list[Clip], task: Task, hours: float) -> list[Clip]:
+    """Clips that fill so many hours; raises UserError where there are not as many, or none is short enough."""
+    there = sum(clip.seconds for clip in clips) / 3600
+    if there < hours:
+        raise UserError(
+            f"task {task.name!r}: train_hours is {hours:g}, but corpus {task.corpus!r} has {there:.3g} h to train on;"
+            " lower it, or leave it out to take all"
+        )
+    left, chosen = hours * 3600, set()
+    for clip in _in_turn(clips, task.target):
+        left -= clip.seconds
+        if left < 0:
+            break
+        chosen.add(clip.id)
+    if not chosen:
+        raise UserError(f"task {task.name!r}: train_hours {hours:g} is less than one clip; raise it")
+    return [clip for clip in clips if clip.id in chosen]
+
+
 def _first(clips: list[Clip], target: str, limit: int | None) -> list[Clip]:
-    """At most `limit` clips, taking labels in turn so that small numbers still hold all of them."""
+    """At most `limit` clips."""
     if limit is None or len(clips) <= limit:
         return clips
+    chosen = {clip.id for clip in _in_turn(clips, target)[:limit]}
+    return [clip for clip in clips if clip.id in chosen]
+
+
+def _in_turn(clips: list[Clip], target: str) -> list[Clip]:
+    """In a fixed order that takes labels in turn, so that a few from its start still hold all of them."""
     groups: dict[str, list[Clip]] = defaultdict(list)
     for clip in sorted(clips, key=lambda clip: digest(clip.id)):
         groups[clip.labels[target]].append(clip)
-    turns = sorted((place, label, clip.id) for label, group in groups.items() for place, clip in enumerate(group))
-    chosen = {id for _, _, id in turns[:limit]}
-    return [clip for clip in clips if clip.id in chosen]
+    turns = [(place, label, clip) for label, group in groups.items() for place, clip in enumerate(group)]
+    return [clip for _, _, clip in sorted(turns, key=lambda turn: (turn[0], turn[1], turn[2].id))]
 
 
 def _with_trials(

@@ -32,7 +32,8 @@ class Task(BaseModel):
 
     corpus, target: whose labels of which name. head, head_args: what learns them. metric: the head's first by default.
     lr, seeds: the grid; each pair is one job. folds: a label (such as "session") whose values take turns as test split,
-    the next value in order being the validation split. batch: clips. disjoint: a label whose values must not occur in
+    the next value in order being the validation split. train_hours: of audio to learn from, a subset that is the same
+    for all jobs; None: all there is. batch: clips. disjoint: a label whose values must not occur in
     two splits, null where the corpus's own protocol shares them.
     features: how the head is fed; "auto" takes summaries where the head can, else stored frames if they fit the
     budget, else the upstream live; "finetune" trains the upstream too.
@@ -49,6 +50,7 @@ class Task(BaseModel):
     lr: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     folds: str | None = None
+    train_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     epochs: int = Field(default=30, ge=1)
     batch: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"

@@ -44,24 +44,30 @@ class Transcription(Head):
         recurrent_layers: int = 2,
         stride: int = 1,
         dropout: float = 0.2,
+        top_layer: bool = False,
     ) -> None:
         """projection: width of the first Linear; hidden: units per direction; stride: frames joined into one step.
 
-        dropout: probability, after each recurrent layer. See `Head` for the others.
+        dropout: probability, after each recurrent layer; there may be none of these. top_layer: takes the last layer in
+        place of a sum, as is usual where the encoder learns too. See `Head` for the others.
         """
         super().__init__(layers, dim, targets)
-        _check(projection=projection, hidden=hidden, recurrent_layers=recurrent_layers, stride=stride)
+        _check(projection=projection, hidden=hidden, stride=stride)
+        if recurrent_layers < 0:
+            raise HeadError(f"recurrent_layers must be at least 0, not {recurrent_layers}")
         self.alphabet = sorted(set("".join(map(normalized, targets))))
         if not self.alphabet:
             raise HeadError("transcription needs text in the training clips; all targets are empty")
         self.index = {character: number for number, character in enumerate(self.alphabet, start=BLANK + 1)}
         self.stride = stride
-        self.layer_sum = LayerSum(layers)
+        self.layer_sum = LayerSum(layers).requires_grad_(not top_layer)
+        if top_layer:
+            self.layer_sum.logits.data[:-1] = -torch.inf
         self.projection = nn.Linear(dim, projection)
-        sizes = [projection * stride, *[2 * hidden] * (recurrent_layers - 1)]
+        sizes = [projection * stride, *[2 * hidden] * recurrent_layers][:recurrent_layers]
         self.recurrent = nn.ModuleList(BothWays(size, hidden) for size in sizes)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(2 * hidden, 1 + len(self.alphabet))
+        self.output = nn.Linear(2 * hidden if sizes else projection * stride, 1 + len(self.alphabet))
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (B, ceil(T / stride), 1 + characters), the blank first."""

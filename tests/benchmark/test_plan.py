@@ -65,6 +65,7 @@ def test_every_point_of_the_grid_is_a_job_of_its_own(tasks: dict[str, Task], man
         {"features": "frames"},
         {"features": "live"},
         {"folds": "session"},
+        {"train_hours": 1e-3},
     ],
 )
 def test_jobs_change_with_whatever_can_change_their_result(

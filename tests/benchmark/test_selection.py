@@ -176,6 +176,29 @@ def test_a_limit_takes_labels_in_turn_and_is_the_same_whatever_the_order() -> No
     assert select(manifest(clips), task(), "labels", limit=1000) == select(manifest(clips), task(), "labels")
 
 
+def test_hours_of_training_are_a_part_that_takes_labels_in_turn_and_leaves_validation_and_test_whole() -> None:
+    clips = [clip(f"t{n}", "train", keyword="a" if n < 50 else "bcd"[n % 3]) for n in range(80)]
+    clips += [clip(f"{split}{n}", split, keyword="abcd"[n % 4]) for split in ("valid", "test") for n in range(40)]
+    seconds = clips[0].seconds
+    whole = select(manifest(clips), task(), "labels")
+    chosen = select(manifest(clips), task(train_hours=12.5 * seconds / 3600), "labels")
+    assert Counter(chosen.targets("train", "keyword").values()) == {"a": 3, "b": 3, "c": 3, "d": 3}
+    assert all(chosen.clips[split] == whole.clips[split] for split in ("valid", "test"))
+    other = select(manifest(reversed(clips)), task(train_hours=12.5 * seconds / 3600), "labels")
+    assert set(ids(other)["train"]) == set(ids(chosen)["train"])
+    more = select(manifest(clips), task(train_hours=20.5 * seconds / 3600), "labels")
+    assert set(ids(chosen)["train"]) < set(ids(more)["train"])
+    assert select(manifest(clips), task(train_hours=80 * seconds / 3600), "labels").clips == whole.clips
+
+
+def test_more_hours_than_there_are_and_less_than_a_clip_are_refused() -> None:
+    clips = [clip(f"{split}{n}", split, keyword="ab"[n % 2]) for split in ("train", "valid", "test") for n in range(8)]
+    with pytest.raises(UserError, match=r"train_hours is 10, but corpus 'mine' has .* h to train on"):
+        select(manifest(clips), task(train_hours=10), "labels")
+    with pytest.raises(UserError, match="train_hours 1e-09 is less than one clip"):
+        select(manifest(clips), task(train_hours=1e-9), "labels")
+
+
 def test_a_limit_leaves_no_label_to_test_that_is_not_trained() -> None:
     trained = [clip(f"train{n}", "train", keyword=f"k{n}") for n in range(10)]
     others = [clip(f"{split}{n}", split, keyword=f"k{n}") for split in ("valid", "test") for n in range(3, 10)]

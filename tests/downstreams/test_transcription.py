@@ -49,6 +49,29 @@ def test_the_loss_is_the_probability_of_all_paths_that_spell_the_text() -> None:
     assert head.loss(outputs, encoded, lengths).item() == pytest.approx(sum(expected) / 2, abs=1e-9)
 
 
+def test_without_recurrent_layers_each_step_is_read_from_its_own_frames() -> None:
+    head, lengths = small(recurrent_layers=0, stride=2), torch.tensor([5, 3])
+    frames = torch.randn(2, 6, 2, 3)
+    summed = nn.functional.pad(head.projection(frames.mean(2)), (0, 0, 0, 0))
+    for clip, length in enumerate(lengths.tolist()):
+        for step in range(-(-length // 2)):
+            pair = [summed[clip, at] if at < length else torch.zeros(4) for at in (2 * step, 2 * step + 1)]
+            torch.testing.assert_close(head(frames, lengths)[clip, step], head.output(torch.cat(pair)))
+    with pytest.raises(HeadError, match="recurrent_layers must be at least 0, not -1"):
+        small(recurrent_layers=-1)
+
+
+def test_the_top_layer_alone_may_be_read_and_stays_alone_in_training() -> None:
+    torch.manual_seed(0)
+    head, frames, lengths = small(top_layer=True), torch.randn(3, 8, 2, 3), torch.tensor([8, 8, 8])
+    other = frames.clone()
+    other[:, :, 0] = torch.randn(3, 8, 3)
+    torch.testing.assert_close(head(frames, lengths), head(other, lengths))
+    head.loss(head(frames, lengths), head.encode(["ab", "aa", "b"]), lengths).backward()
+    assert [name for name, each in head.named_parameters() if each.grad is None] == ["layer_sum.logits"]
+    assert head.layer_sum.weights.tolist() == [0.0, 1.0]
+
+
 def test_clips_too_short_for_their_text_are_counted_and_teach_nothing() -> None:
     head = small(stride=2)
     encoded = head.encode(["ab", "aa", "b", "aab"])
