@@ -17,7 +17,11 @@ from benchmark.corpora.synthesis import Clip, make
 RECIPE = 1
 SPLITS = ("train", "valid", "test")
 ENGLISH = "en-us"
-LANGUAGES = ["cmn", "de", ENGLISH, "es", "fi", "fr", "hi", "ru", "sw", "tr"]
+FAMILIES = {  # languages, and the branch of a family that each is of
+    "cmn": "sinitic", "de": "germanic", ENGLISH: "germanic", "es": "romance", "fi": "finnic", "fr": "romance",
+    "hi": "indic", "ru": "slavic", "sw": "bantu", "tr": "turkic",
+}  # fmt: skip
+LANGUAGES = list(FAMILIES)
 # fmt: off
 KEYWORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
 OTHER_WORDS = [
@@ -133,8 +137,8 @@ def tiny_pool(root: Path) -> Iterator[Utterance | Trial]:
     Source and licence as of `tiny`. Size: 2 100 wav files of 4 s, 16 kHz, 16 bit, mono; 2.3 h, 0.27 GB.
 
     All clips are in split "pool", which no task reads. 1 500 of speech: 150 speakers, 10 clips each, ten languages,
-    four styles; 600 with one to three sound events. Labels, for methods that use them: speaker, language, emotion;
-    events.
+    four styles; 600 with one to three sound events. Labels, for methods that use them: speaker, language, its
+    family, emotion; events.
     The speakers' voices are training voices of `tiny` with a tract, pitch, tempo and timbre of their own.
     tree: recipe-1/pool/{speech,event}/ID.wav
     """
@@ -230,7 +234,7 @@ def _pool_speech(name: str, number: int) -> Clip:
     rng = generator("plan", name)
     language, style = str(rng.choice(LANGUAGES)), str(rng.choice(list(STYLES)))
     speech = Speech(_chatter(language, rng), language, f"pool-train-{number % POOL_SPEAKERS:03d}", style)
-    labels = {"speaker": speech.speaker, "language": language, "emotion": style}
+    labels = {"speaker": speech.speaker, "language": language, "family": FAMILIES[language], "emotion": style}
     return Clip(name, "pool", labels, "pool/speech", 4.0, speech, snr=(2, 20))
 
 
