@@ -26,7 +26,7 @@ from upstreams.arguments import advice
 from upstreams.base import Features, Upstream, UpstreamError, valid
 from upstreams.decibels import BANDS, HOP, LOUDEST, QUIETEST, RANGE, RATE, DecibelMel
 from upstreams.fitting import DEPTHS, depth_of, fitting, unfit
-from upstreams.methods import Batch, Method, Recipe
+from upstreams.methods import Batch, Method, Recipe, Step
 from upstreams.optimization import half_cosine
 from upstreams.spectrogram_encoders import joined
 from upstreams.standins import misfits, printable, shown
@@ -284,7 +284,14 @@ class Network(nn.Module):
 
     def forward(self, mel: Tensor, frames: Tensor) -> Tensor:
         """What becomes of the class token (B, out)."""
-        return self.predictor(self.projector(self.encoder.norm(self.encoder(mel, frames)[-1][:, 0])))
+        return self.projected(self.token(mel, frames))
+
+    def token(self, mel: Tensor, frames: Tensor) -> Tensor:
+        """The class token (B, D) after the final norm."""
+        return self.encoder.norm(self.encoder(mel, frames)[-1][:, 0])
+
+    def projected(self, token: Tensor) -> Tensor:
+        return self.predictor(self.projector(token))
 
 
 class AtstPretraining(Method):
@@ -308,21 +315,23 @@ class AtstPretraining(Method):
         self.student = Network(encoder, projector, perceptron(size.out, size.hidden, size.out))
         self.teacher = teacher_of(Network(encoder, projector, nn.Identity()))
 
-    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, done: float) -> Step:
         views = [self.view(batch) for _ in range(2)]
         size = max(mel.shape[2] for mel, _ in views)
         mel = torch.cat([F.pad(mel, (0, size - mel.shape[2])) for mel, _ in views])
         frames = torch.cat([frames for _, frames in views])
         with torch.no_grad():
             target = self.teacher(mel, frames).float()
-        guess = self.student(mel, frames).float()
-        return {"loss": disagreement(guess, target), "student_spread": spread(guess), "teacher_spread": spread(target)}
+        token = self.student.token(mel, frames)
+        guess = self.student.projected(token).float()
+        spreads = {"student_spread": spread(guess), "teacher_spread": spread(target)}
+        return Step({"loss": disagreement(guess, target), **spreads}, token)
 
     @torch.no_grad()
     def view(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mel frames (B, 64, M) of a segment of each clip, and how many they are (B,)."""
         with torch.autocast(batch.waveforms.device.type, enabled=False):
-            mel, frames = self.mel(*segments(*batch, round(self.seconds * RATE)))
+            mel, frames = self.mel(*segments(batch.waveforms, batch.lengths, round(self.seconds * RATE)))
             mel = mixed(mel, frames, self.mix) if self.mix else mel
             return resized(mel, frames) if self.resize else mel, frames
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -15,17 +17,33 @@ from torch import Tensor, nn
 from upstreams.arguments import arguments_of
 from upstreams.base import UpstreamError
 
-METHODS = {"ssast": "upstreams.ssast", "atst": "upstreams.atst"}  # modules whose `method(size, **options)` builds one
+# Modules whose `method(size, **options)` builds one.
+METHODS = {name: f"upstreams.{name}" for name in ("ssast", "atst")}
+UNKNOWN = -1  # among the labels of a batch
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Batch(NamedTuple):
     """Stretches of clips, zero-padded to the longest.
 
-    waveforms: (B, S) float32 in [-1, 1]. lengths: (B,) int64, valid samples of each.
+    waveforms: (B, S) float32 in [-1, 1]. lengths: (B,) int64, valid samples of each. labels: numbers (B,) int64 by
+    kind, such as "language", UNKNOWN where a clip has none; only kinds that were asked for.
     """
 
     waveforms: Tensor
     lengths: Tensor
+    labels: Mapping[str, Tensor] = NOTHING
+
+
+class Step(NamedTuple):
+    """What a method makes of a batch.
+
+    terms: by name, each (); "loss" is minimised, the others are shown. vectors: (V * B, D) with gradients, each clip
+    as the encoder that learns sees it, one view of all clips after the other; what a term on metadata is of.
+    """
+
+    terms: dict[str, Tensor]
+    vectors: Tensor
 
 
 @dataclass(frozen=True)
@@ -56,13 +74,18 @@ class Method(nn.Module, ABC):
     sample_rate: int = 16_000  # Hz
     version: int = 1  # raised by the commit that changes what the training comes to
     recipe: Recipe
+    metadata: Mapping[str, float] = MappingProxyType({})  # weights of kinds of labels that it learns from by itself
+    origin: Mapping[str, str] = MappingProxyType({})  # SHA-256 of each file that its options name, by that name
+
+    def prepare(self, batches: Iterator[Batch]) -> None:
+        """Called once, before the first step of a new training, with its batches: such as to find a codebook.
+
+        What it finds belongs in buffers, from which a training is resumed. It reads as many batches as it needs.
+        """
 
     @abstractmethod
-    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
-        """Terms by name, each (); "loss" is minimised, the others are shown.
-
-        done: share of the training that is behind, in [0, 1).
-        """
+    def forward(self, batch: Batch, done: float) -> Step:
+        """One look at a batch. done: share of the training that is behind, in [0, 1)."""
 
     def stepped(self, done: float) -> None:
         """Called after each step of the optimiser, such as to let a teacher follow. done: as of then, in (0, 1]."""
@@ -70,6 +93,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def exported(self) -> dict[str, Tensor]:
         """Weights to keep, named as in the authors' checkpoints, so that the upstream of this method reads them."""
+
+
+def mean_where(tokens: Tensor, kept: Tensor) -> Tensor:
+    """Mean (B, D) of those of the tokens (B, N, D) that are kept (B, N)."""
+    return (tokens.float() * kept[..., None]).sum(1) / kept.sum(1, keepdim=True).clamp(min=1)
 
 
 def method(reference: str, size: str, seed: int) -> Method:

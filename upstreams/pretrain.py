@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from upstreams.methods import METHODS as METHODS
 from upstreams.methods import Batch as Batch
 from upstreams.methods import Method as Method
 from upstreams.methods import Recipe as Recipe
+from upstreams.methods import Step as Step
 from upstreams.methods import method as method
 from upstreams.optimization import learning_rate, moments, optimizer_of, set_moments, set_rates, trained
 from upstreams.processes import anywhere, average_gradients, interruption, joined, mean, processes, share
@@ -109,9 +111,10 @@ def fit(
         if processes()[1] > 1 and device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(method)  # statistics of the whole batch; gloo, on CPUs, has none
         loop = Loop(method.to(device).train(), plan, save, report)
-        share(method.state_dict().values())
         if state is not None:
             loop.resume(state)
+        loop.prepare(batches)
+        share(method.state_dict().values())
         loop.run(batches)
     return loop.history
 
@@ -161,6 +164,21 @@ class Loop:
         self.names, self.settled = list(state.facts["names"]), [list(row) for row in state.facts["settled"]]
         self.history = [Point(step, dict(terms)) for step, terms in state.facts["history"]]
 
+    def prepare(self, batches: Callable[[int], Iterable[Batch]]) -> None:
+        """Before the first step of all, let the first process's method look at batches, which the others do not."""
+        failed = None
+        if self.rank == 0 and self.saved is None and self.plan.recipe.steps:
+            feed = iter(batches(0))
+            torch.manual_seed(seed_of(self.plan.seed, -1, 0, 0))
+            try:
+                self.method.prepare(moved(batch, self.device) for batch in feed)
+            except Exception as error:  # the others must not wait for what will not come
+                failed = error
+            finally:
+                closed(feed)
+        if anywhere([failed is not None])[0]:
+            raise failed or SystemExit(2)  # the first process tells
+
     def run(self, batches: Callable[[int], Iterable[Batch]]) -> None:
         """Train to the end of the plan."""
         self.started = self.shown = saved = time.perf_counter()
@@ -184,8 +202,7 @@ class Loop:
                     if stop:
                         raise KeyboardInterrupt
         finally:
-            if isinstance(feed, Generator):
-                feed.close()
+            closed(feed)
         self._refuse(not_finite(self.method.state_dict()), self.step)
 
     def _due(self, last: float, every: float) -> bool:
@@ -214,7 +231,7 @@ class Loop:
         torch.manual_seed(seed_of(plan.seed, self.step, part, self.rank))
         try:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.recipe.precision == "bf16"):
-                terms = self.method(batch, done)
+                terms = self.method(batch, done).terms
             (terms["loss"] / plan.accumulate).backward()
         except torch.cuda.OutOfMemoryError as error:
             rows, seconds = len(batch.lengths), batch.waveforms.shape[1] / self.method.sample_rate
@@ -284,6 +301,16 @@ def seed_of(seed: int, step: int, part: int, rank: int) -> int:
 
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch in memory of the device; on the CPU a copy, as sums may depend on how their terms are aligned."""
-    if device.type == "cuda":
-        return Batch(*(each.pin_memory().to(device, non_blocking=True) for each in batch))
-    return Batch(*(each.to(device, copy=True) for each in batch))
+    move = partial(_pinned, device=device) if device.type == "cuda" else partial(Tensor.to, device=device, copy=True)
+    labels = {kind: move(each) for kind, each in batch.labels.items()}
+    return Batch(move(batch.waveforms), move(batch.lengths), labels)
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def closed(feed: Iterator[Batch]) -> None:
+    """Let whoever feeds the loop put things away."""
+    if isinstance(feed, Generator):
+        feed.close()

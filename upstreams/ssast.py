@@ -21,8 +21,7 @@ What differs from the authors' code:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -36,9 +35,10 @@ from upstreams.arguments import advice
 from upstreams.base import Features, Upstream, UpstreamError, valid
 from upstreams.fitting import DEPTHS, depth_of, fitting, unfit
 from upstreams.masking import clustered, gathered, scattered, share_of
-from upstreams.methods import Batch, Method, Recipe
+from upstreams.methods import Batch, Method, Recipe, Step, mean_where
 from upstreams.spectral import LogMel, trimmed
 from upstreams.standins import listed, misfits, printable, shown
+from upstreams.threads import one_thread
 from upstreams.transformer import EPSILON, HEAD, Attention, Block, every, plain_start
 
 BANDS, MEL_WINDOW, MEL_HOP = 128, 400, 160  # mel bands; samples
@@ -120,17 +120,6 @@ def places(rows: int, columns: int, dim: int) -> Tensor:
         return waves(columns, dim)
     row, column = waves(rows, dim // 2), waves(columns, dim // 2)
     return torch.cat([row[:, None].expand(-1, columns, -1), column.expand(rows, -1, -1)], dim=2).flatten(0, 1)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within it matrices are decomposed by one thread: with several, their last bits depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def usual_start(size: Size) -> str:
@@ -409,6 +398,15 @@ RECIPES = {
 }
 
 
+class Guess(NamedTuple):
+    """What the encoder gives (B, N, D), masked tokens (B, N), the most of a clip, and means (B, D) of a middle block."""
+
+    output: Tensor
+    mask: Tensor
+    most: int
+    vectors: Tensor
+
+
 class SsastPretraining(Method):
     """Masked patches are recognised among the others of their clip, and reconstructed (Gong et al., 2022).
 
@@ -445,19 +443,21 @@ class SsastPretraining(Method):
         self.gpredlayer.requires_grad_(objective != "discriminative")
         self.images = MelImages()
 
-    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, done: float) -> Step:
         images, counts = self.seen(batch)
         shape = (self.size.height, self.size.width)
         targets = F.unfold(images, shape, stride=shape).transpose(1, 2)  # (B, N, P), in the order of tokens
-        shared = self.guessed(images, counts) if self.one_mask else None
+        first = last = self.guessed(images, counts)
         terms: dict[str, Tensor] = {}
         if self.objective != "generative":
-            terms |= self.discriminated(targets, *(shared or self.guessed(images, counts)))
+            terms |= self.discriminated(targets, first)
+        if self.objective == "joint" and not self.one_mask:
+            last = self.guessed(images, counts)
         if self.objective != "discriminative":
-            terms["mse"] = self.generated(targets, *(shared or self.guessed(images, counts)))
+            terms["mse"] = self.generated(targets, last)
         if self.objective == "joint":
-            return {"loss": terms["nce"] + GENERATIVE_WEIGHT * terms["mse"], **terms}
-        return {"loss": terms["mse" if self.objective == "generative" else "nce"], **terms}
+            return Step({"loss": terms["nce"] + GENERATIVE_WEIGHT * terms["mse"], **terms}, first.vectors)
+        return Step({"loss": terms["mse" if self.objective == "generative" else "nce"], **terms}, first.vectors)
 
     def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Spectrograms (B, 1, bands, frames) in whole patches, and how many columns (B,) of them each clip has."""
@@ -466,24 +466,27 @@ class SsastPretraining(Method):
         images = self.images(batch.waveforms, batch.lengths, window)
         return images[..., : int(counts.max()) * self.size.width], counts
 
-    def guessed(self, images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, int]:
-        """What the encoder gives (B, N, D) where patches are masked, which ones are (B, N), and the most of a clip."""
+    def guessed(self, images: Tensor, counts: Tensor) -> Guess:
+        """What the encoder makes of spectrograms some patches of which are masked."""
         patches = self.v.patch_embed(images)
         there = valid(counts, patches.shape[2])[:, None].expand(-1, patches.shape[1], -1)
         mask = self.mask(there)
         patches = torch.where(mask[..., None], self.mask_embed.to(patches.dtype), patches)
         tokens, mask_of_tokens = self.v.tokens(patches, counts)
-        output = self.v.norm(every(self.v.blocks, tokens, mask_of_tokens)[-1])[:, self.size.class_tokens :]
+        states = every(self.v.blocks, tokens, mask_of_tokens)
+        output = self.v.norm(states[-1])[:, self.size.class_tokens :]
+        middle = states[(len(states) - 1) // 2][:, self.size.class_tokens :]
         mask = mask.flatten(1)
-        return output, mask, int(mask.sum(1).max())
+        return Guess(output, mask, int(mask.sum(1).max()), mean_where(middle, there.flatten(1)))
 
     def mask(self, there: Tensor) -> Tensor:
         """Patches to hide, (B, rows, columns), out of those that are there; those of all bands are scattered."""
         number = share_of(there, self.masked)
         return scattered(there, number) if self.size.rows == 1 else clustered(there, number)
 
-    def discriminated(self, targets: Tensor, output: Tensor, mask: Tensor, most: int) -> dict[str, Tensor]:
+    def discriminated(self, targets: Tensor, guess: Guess) -> dict[str, Tensor]:
         """nce () and accuracy ()."""
+        output, mask, most, _ = guess
         hidden, chosen = gathered(output, mask, most)
         predicted = self.cpredlayer(hidden)
         with torch.autocast(output.device.type, enabled=False):
@@ -494,8 +497,9 @@ class SsastPretraining(Method):
             right = scores.argmax(axis) == torch.arange(most, device=scores.device)
             return {"nce": -own.mean(), "accuracy": right[chosen].float().mean().detach()}
 
-    def generated(self, targets: Tensor, output: Tensor, mask: Tensor, most: int) -> Tensor:
+    def generated(self, targets: Tensor, guess: Guess) -> Tensor:
         """mse ()."""
+        output, mask, most, _ = guess
         hidden, chosen = gathered(output, mask, most)
         predicted = self.gpredlayer(hidden)
         with torch.autocast(output.device.type, enabled=False):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from upstreams.base import UpstreamError
-from upstreams.pretrain import Batch, Method, Recipe
+from upstreams.pretrain import Batch, Method, Recipe, Step
 
 NAME = "toy"
 MODULE = "tests.benchmark.toy_method"
@@ -28,12 +28,13 @@ class Toy(Method):
         self.layers = nn.Sequential(nn.Linear(400, width), nn.Dropout(0.2), nn.GELU(), nn.Linear(width, 400))
         self.slow = nn.Linear(400, width).requires_grad_(False)
 
-    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, done: float) -> Step:
         time.sleep(self.pause)
         sound = nn.functional.pad(batch.waveforms, (0, 800 - batch.waveforms.shape[1]))
         first, second = sound.split(400, 1)
-        error = (self.layers(first + 0.01 * torch.randn_like(first)) - second).square().mean(1)
-        return {"loss": error.mean(), "heard": batch.lengths.float().mean()}
+        vectors = self.layers[:-1](first + 0.01 * torch.randn_like(first))
+        error = (self.layers[-1](vectors) - second).square().mean(1)
+        return Step({"loss": error.mean(), "heard": batch.lengths.float().mean()}, vectors)
 
     def stepped(self, done: float) -> None:
         with torch.no_grad():

@@ -395,7 +395,7 @@ def test_a_student_is_asked_what_its_teacher_makes_of_the_views() -> None:
     redrawn(trained.teacher)
     trained = undropped(trained)
     torch.manual_seed(1)
-    found = trained(clips(), 0.0)
+    found = trained(clips(), 0.0).terms
     torch.manual_seed(1)
     mel, frames = (torch.cat(parts) for parts in zip(trained.view(clips()), trained.view(clips()), strict=True))
     guess, target = trained.student(mel, frames), trained.teacher(mel, frames)
@@ -411,7 +411,7 @@ def test_views_are_mixed_and_then_resized_unless_options_say_otherwise() -> None
 
     plain, frames = view(0.0, False), torch.tensor([101] * 5 + [32])
     torch.manual_seed(1)
-    segments(*clips(), 16_000)
+    segments(*clips()[:2], 16_000)
     both = mixed(plain, frames, 0.4)
     whole = resized(both, frames)
     torch.testing.assert_close(view(0.4, False), both)
@@ -423,7 +423,7 @@ def test_gradients_reach_every_weight_of_the_student_and_none_of_the_teacher() -
     torch.manual_seed(0)
     trained = objective()
     before = [weight.clone() for weight in trained.teacher.parameters()]
-    terms = trained(clips(), 0.0)
+    terms = trained(clips(), 0.0).terms
     assert terms.keys() == {"loss", "student_spread", "teacher_spread"}
     assert all(term.shape == () and term.isfinite() for term in terms.values())
     terms["loss"].backward()
@@ -459,7 +459,7 @@ def test_a_step_is_what_the_seed_says() -> None:
     losses = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        losses.append(float(trained(clips(), 0.0)["loss"].detach()))
+        losses.append(float(trained(clips(), 0.0).terms["loss"].detach()))
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -467,10 +467,10 @@ def test_reduced_precision_does_not_reach_the_loss() -> None:
     torch.manual_seed(0)
     trained = undropped(objective())
     torch.manual_seed(1)
-    exact = trained(clips(), 0.0)["loss"]
+    exact = trained(clips(), 0.0).terms["loss"]
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16):
-        reduced = trained(clips(), 0.0)["loss"]
+        reduced = trained(clips(), 0.0).terms["loss"]
     assert reduced.dtype == torch.float32
     assert float(reduced.detach()) == pytest.approx(float(exact.detach()), abs=0.05)
 
@@ -481,7 +481,7 @@ def test_the_loss_falls_and_clips_stay_apart() -> None:
     optimizer = torch.optim.AdamW([each for each in trained.parameters() if each.requires_grad], lr=1e-3)
     losses = []
     for step in range(30):
-        terms = trained(clips(), step / 30)
+        terms = trained(clips(), step / 30).terms
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
@@ -496,7 +496,7 @@ def test_what_is_exported_is_read_back_as_the_teachers_encoder(tmp_path: Path) -
     trained = objective()
     redrawn(trained.teacher)
     upstream = atst(saved(trained.exported(), tmp_path)).eval()
-    batch = clips()
+    batch = clips()[:2]
     with torch.inference_mode():
         expected = Atst(trained.teacher.encoder.eval(), 1.0)
         assert torch.equal(upstream(*batch).frames, expected(*batch).frames)

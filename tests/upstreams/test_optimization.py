@@ -37,7 +37,7 @@ def test_a_step_is_that_of_the_published_optimizer(name):
     fit(trained, lambda first: batches(first, 1), Plan(replace(PLAN.recipe, optimizer=name)))
     expected = toy().double()
     for step, batch in enumerate(batches(0, 1)):
-        loss = expected(Batch(batch.waveforms.double(), batch.lengths), 0.0)["loss"]
+        loss = expected(Batch(batch.waveforms.double(), batch.lengths), 0.0).terms["loss"]
         parameters = list(expected.layers.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, value in zip(

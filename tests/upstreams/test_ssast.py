@@ -113,7 +113,7 @@ def test_both_losses_are_the_authors_own_for_the_same_mask(variant: str, stored:
     training.mask = lambda there: drawn_mask(2, 512, 400).view_as(there)  # type: ignore[attr-defined]
     waveforms = torch.stack([drawn_clip(10.255), drawn_clip(10.255).flip(0)])
     with torch.no_grad():
-        terms = training(Batch(waveforms, torch.full((2,), 164_080)), 0.0)
+        terms = training(Batch(waveforms, torch.full((2,), 164_080)), 0.0).terms
     assert float(terms["nce"]) == pytest.approx(float(stored[f"{variant} nce"]), rel=1e-5)
     assert float(terms["mse"]) == pytest.approx(float(stored[f"{variant} mse"]), rel=1e-5)
     assert float(terms["loss"]) == pytest.approx(float(terms["nce"] + 10 * terms["mse"]))
@@ -421,7 +421,7 @@ def by_the_paper(training: SsastPretraining, batch: Batch, over: str) -> tuple[f
     """Both terms clip by clip and patch by patch, for the mask that is drawn from seed 7."""
     torch.manual_seed(7)
     images, counts = training.seen(batch)
-    output, mask, _ = training.guessed(images, counts)
+    output, mask, *_ = training.guessed(images, counts)
     nce, mse = [], []
     for clip in range(len(counts)):
         chosen = mask[clip].nonzero()[:, 0].tolist()
@@ -447,7 +447,7 @@ def test_both_terms_are_those_of_the_papers_formulas(size: Size, over: str) -> N
         batch = ragged()
         nce, mse = by_the_paper(training, batch, over)
         torch.manual_seed(7)
-        terms = training(batch, 0.0)
+        terms = training(batch, 0.0).terms
     assert nce > 0.1
     assert float(terms["nce"]) == pytest.approx(nce, rel=1e-4)
     assert float(terms["mse"]) == pytest.approx(mse, rel=1e-4)
@@ -458,7 +458,7 @@ def test_the_two_softmaxes_are_two_losses() -> None:
     for over in ("targets", "predictions"):
         torch.manual_seed(1)
         training = SsastPretraining(SMALL, RECIPE, softmax_over=over)
-        losses.append(float(training(ragged(), 0.0)["nce"].detach()))
+        losses.append(float(training(ragged(), 0.0).terms["nce"].detach()))
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
@@ -477,7 +477,7 @@ def test_each_term_has_a_mask_of_its_own_unless_they_are_to_share_one(one_mask: 
 def test_the_halves_of_the_objective_are_its_terms_alone_and_train_no_other_predictor() -> None:
     for objective, term, idle in (("discriminative", "nce", "gpredlayer"), ("generative", "mse", "cpredlayer")):
         training = SsastPretraining(SMALL, RECIPE, objective=objective)
-        terms = training(ragged(), 0.0)
+        terms = training(ragged(), 0.0).terms
         assert torch.equal(terms["loss"], terms[term])
         assert ("nce" in terms) != ("mse" in terms)
         frozen = {name for name, each in training.named_parameters() if not each.requires_grad}
@@ -486,7 +486,7 @@ def test_the_halves_of_the_objective_are_its_terms_alone_and_train_no_other_pred
 
 def test_every_weight_that_is_trained_has_a_gradient() -> None:
     training = SsastPretraining(SMALL, RECIPE)
-    training(ragged(), 0.0)["loss"].backward()
+    training(ragged(), 0.0).terms["loss"].backward()
     names = [name for name, each in training.named_parameters() if each.grad is None or not bool(each.grad.any())]
     assert names == []
 
@@ -494,9 +494,9 @@ def test_every_weight_that_is_trained_has_a_gradient() -> None:
 def test_terms_are_single_precision_and_about_the_same_under_autocast() -> None:
     torch.manual_seed(0)
     training = SsastPretraining(SMALL, RECIPE)
-    plain = training(ragged(), 0.0)["loss"].detach()
+    plain = training(ragged(), 0.0).terms["loss"].detach()
     with torch.autocast("cpu", torch.bfloat16):
-        reduced = training(ragged(), 0.0)
+        reduced = training(ragged(), 0.0).terms
     assert {each.dtype for each in reduced.values()} == {torch.float32}
     assert float(reduced["loss"].detach()) == pytest.approx(float(plain), rel=0.02)
     reduced["loss"].backward()
@@ -510,7 +510,7 @@ def test_it_learns_to_recognise_and_reconstruct_what_is_masked() -> None:
     sweep = torch.stack([0.3 * torch.sin(2000 * (1 + time * rate) * time) for rate in (1.0, 2.0, 4.0, 6.0)])
     batch, found = Batch(sweep, torch.full((4,), 15_760)), []
     for _ in range(60):
-        terms = training(batch, 0.0)
+        terms = training(batch, 0.0).terms
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()

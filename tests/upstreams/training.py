@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from upstreams.pretrain import Batch, Method, Plan, Recipe, fit
+from upstreams.pretrain import Batch, Method, Plan, Recipe, Step, fit
 
 CLIPS, SAMPLES, STEPS = 8, 6, 13
 RECIPE = Recipe(
@@ -35,15 +35,16 @@ class Toy(Method):
         self.stepped_at: list[float] = []
         self.dtypes: set[torch.dtype] = set()
 
-    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
-        guessed = self.layers(batch.waveforms)
+    def forward(self, batch: Batch, done: float) -> Step:
+        vectors = self.layers[:-1](batch.waveforms)
+        guessed = self.layers[-1](vectors)
         self.calls += 1
         self.middle.lerp_(batch.waveforms.mean(0), 0.1)
         self.drawn.append(float(torch.rand(())))
         self.seen.append(done)
         self.dtypes.add(guessed.dtype)
         loss = (guessed.float() - batch.waveforms).square().mean()
-        return {"loss": loss, "done": torch.tensor(done), "drawn": torch.tensor(self.drawn[-1])}
+        return Step({"loss": loss, "done": torch.tensor(done), "drawn": torch.tensor(self.drawn[-1])}, vectors)
 
     def stepped(self, done: float) -> None:
         self.stepped_at.append(done)
@@ -56,9 +57,9 @@ class Toy(Method):
 class Spoilt(Toy):
     """Its loss is infinite in the seventh step."""
 
-    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
-        terms = super().forward(batch, done)
-        return terms | {"loss": terms["loss"] * (math.inf if round(done * STEPS) == 6 else 1.0)}
+    def forward(self, batch: Batch, done: float) -> Step:
+        terms, vectors = super().forward(batch, done)
+        return Step(terms | {"loss": terms["loss"] * (math.inf if round(done * STEPS) == 6 else 1.0)}, vectors)
 
 
 def toy(dropout: float = 0.0, kind: type[Toy] = Toy) -> Toy:
