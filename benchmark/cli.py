@@ -11,12 +11,35 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark.console import draw, families, readable, say, show, warn, write_tables
-from benchmark.errors import UserError, as_users, is_users, unknown
+from benchmark.errors import UserError, as_users, is_users
+from benchmark.options import (
+    HOME,
+    REFERENCE,
+    Budget,
+    Data,
+    Device,
+    Home,
+    Limit,
+    Precision,
+    ProtocolFile,
+    ResultsFolder,
+    SkipBad,
+    Suites,
+    Tasks,
+    Upstream,
+    Upstreams,
+    Workers,
+    device_of,
+    pairs_of,
+    precision_of,
+    protocol_of,
+    setup_of,
+    tasks_of,
+)
+from benchmark.training_commands import pretrain, pseudo_label
 
 if TYPE_CHECKING:
     from benchmark.errors import Failure
-    from benchmark.plan import Setup
-    from benchmark.tasks import Protocol, Task
 
 app = typer.Typer(
     help="Is my speech or audio SSL checkpoint better, at what, and is the difference real?",
@@ -26,37 +49,6 @@ data_app = typer.Typer(help="Corpora: list, prepare and check them.", no_args_is
 list_app = typer.Typer(help="What there is: upstreams, tasks, corpora, suites.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(list_app, name="list")
-
-REFERENCE = (
-    "NAME, NAME@FILE?key=value, NAME@random, hf:FOLDER_OR_ID, s3prl:NAME@FILE, speechbrain:FOLDER_OR_ID, fairseq:FILE"
-    " or file.py:function?key=value"
-)
-Upstream = Annotated[str, typer.Argument(help=REFERENCE)]
-Upstreams = Annotated[list[str], typer.Argument(metavar="UPSTREAM...", help=REFERENCE)]
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task; may be repeated.")]
-Suites = Annotated[list[str] | None, typer.Option("--suite", help="A suite of tasks; may be repeated.")]
-ProtocolFile = Annotated[
-    Path | None,
-    typer.Option("--protocol", help="A file like tasks.yaml; without --task or --suite all its tasks are run."),
-]
-Data = Annotated[
-    list[str] | None, typer.Option("--data", metavar="NAME=PATH", help="Where a corpus lies; may be repeated.")
-]
-Home = Annotated[
-    Path,
-    typer.Option("--home", envvar="BENCH_HOME", help="Corpora, manifests and features: may be deleted at any time."),
-]
-ResultsFolder = Annotated[Path, typer.Option("--results", help="Records and tables: keep these.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option("--precision", help="fp32 or bf16, of the upstream.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Clips of each split: a quick look.")]
-Budget = Annotated[
-    float,
-    typer.Option("--budget", min=0, help="GB that one store of frames may take; beyond it the upstream runs live."),
-]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out and count clips that cannot be used.")]
-HOME = Path.home() / ".cache" / "bench"
 
 
 @app.command()
@@ -69,8 +61,8 @@ def run(
     from benchmark import run as harness
     from benchmark.engine import engine
 
-    tasks = _tasks(protocol, task, suite)
-    setup = _setup(data, home, results, device, precision, limit, budget, skip_bad)
+    tasks = tasks_of(protocol, task, suite)
+    setup = setup_of(data, home, results, device, precision, limit, budget, skip_bad)
     outcome = harness.run(tasks, upstreams, setup, engine(workers), say)
     if outcome.records:
         show(outcome.table, upstreams, [each.name for each in tasks])
@@ -93,8 +85,8 @@ def plan(
     from benchmark.plan import extractions
     from benchmark.records import Results
 
-    setup = _setup(data, home, results, device, precision, limit, budget, skip_bad)
-    sweeps, failures, _ = harness.plan(_tasks(protocol, task, suite), upstreams, setup, engine(workers))
+    setup = setup_of(data, home, results, device, precision, limit, budget, skip_bad)
+    sweeps, failures, _ = harness.plan(tasks_of(protocol, task, suite), upstreams, setup, engine(workers))
     store = Results(setup.results)
     rest = [harness.remaining(sweep, store) for sweep in sweeps]
     rows = [
@@ -141,7 +133,7 @@ def extract(
     """Write layerwise features of any audio: one float32 array (T, L, D) per file, keyed by its path in the folder."""
     from benchmark.export import export
 
-    count, skipped = export(upstream, audio, output, _device(device), _precision(precision), skip_bad)
+    count, skipped = export(upstream, audio, output, device_of(device), precision_of(precision), skip_bad)
     say(f"wrote {count} arrays to {output}" + (f", left out {skipped} files" if skipped else ""))
 
 
@@ -151,7 +143,7 @@ def check(upstream: Upstream, device: Device = "auto", precision: Precision = "f
     from benchmark.encoding import upstream_of
     from upstreams.check import check as examine
 
-    findings = examine(upstream_of(upstream, _device(device), _precision(precision)))
+    findings = examine(upstream_of(upstream, device_of(device), precision_of(precision)))
     draw(["", "check", "finding"], [["ok" if each.ok else "FAIL", each.name, each.detail] for each in findings])
     failed = [each.name for each in findings if not each.ok]
     if failed:
@@ -160,43 +152,14 @@ def check(upstream: Upstream, device: Device = "auto", precision: Precision = "f
     say(f"{upstream} keeps the contract: {len(findings)} checks passed")
 
 
-@app.command()
-def pretrain(
-    method: Annotated[str, typer.Argument(help="ssast or atst, with its options: 'ssast?variant=frame'.")],
-    corpus: Annotated[str, typer.Option("--corpus", metavar="NAME|FOLDER", help="A corpus, or any folder of audio.")],
-    size: Annotated[str, typer.Option("--size", help="mini, tiny, small or base.")] = "mini",
-    steps: Annotated[int | None, typer.Option("--steps", min=0, help="0 writes the weights it starts from.")] = None,
-    hours: Annotated[float | None, typer.Option("--hours", help="Of audio to hear, instead of --steps.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Stretches in a step; --lr stays.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate at the end of the warm-up.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, order and all else that is drawn.")] = 0,
-    accumulate: Annotated[int, typer.Option("--accumulate", min=1, help="Parts of a step, to save memory.")] = 1,
-    precision: Annotated[str | None, typer.Option("--precision", help="fp32 or bf16 (autocast).")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="A .safetensors file; by default in pretrained/.")] = None,
-    half: Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")] = False,
-    save_every: Annotated[
-        float | None, typer.Option("--save-every", min=0, help="Seconds between states to resume from; 10 to 300.")
-    ] = None,
-    data: Data = None, home: Home = HOME,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Threads that read audio; 0: up to 16.")] = 0,
-    device: Device = "auto", skip_bad: SkipBad = False,
-) -> None:  # fmt: skip
-    """Pre-train an encoder on audio without labels; the same command again goes on where it stopped."""
-    from benchmark.engine import cores, engine
-    from benchmark.pretraining import Request, pretrain
-
-    request = Request(
-        method, corpus, _expanded(home).resolve(), out, size, seed, steps, hours, batch, lr,
-        None if precision is None else _precision(precision), accumulate, half, tuple(sorted(_pairs(data).items())),
-        _device(device), workers, save_every, skip_bad,
-    )  # fmt: skip
-    pretrain(request, engine(workers or min(8, cores())), say)
+app.command()(pretrain)
+app.command("pseudo-label")(pseudo_label)
 
 
 @app.command()
 def claims(
     systems: Annotated[
-        list[str] | None, typer.Argument(metavar="SYSTEM", help="ssast or atst; without any: all.")
+        list[str] | None, typer.Argument(metavar="SYSTEM", help="ssast, atst, dino, masr or pms; without any: all.")
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pre-trainings of each kind.")] = 3,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of each. [default: those of its recipe]")] = None,
@@ -209,7 +172,7 @@ def claims(
     from benchmark import claims, verdicts
     from benchmark.engine import cores, engine
 
-    setup = _setup(None, home, results / "claims", device, "fp32", None, 20.0, False)
+    setup = setup_of(None, home, results / "claims", device, "fp32", None, 20.0, False)
     plan = claims.plan(systems or [], seeds, claims.tasks_of())
     if report:
         records = readable(setup.results)
@@ -248,7 +211,7 @@ def data_prepare(
     from benchmark.manifest import prepare
 
     for name in names:
-        manifest = prepare(name, home, _pairs(data), engine(workers))
+        manifest = prepare(name, home, pairs_of(data), engine(workers))
         bad = [clip for clip in manifest.clips if clip.problem]
         hours = sum(clip.seconds for clip in manifest.clips) / 3600
         say(
@@ -274,9 +237,9 @@ def data_check(
 
     faults = 0
     for name in names:
-        manifest = prepare(name, home, _pairs(data), engine(workers))
+        manifest = prepare(name, home, pairs_of(data), engine(workers))
         draw(["label", "split", "clips", "hours", "values", "speakers"], summary(manifest))
-        tasks = [each for each in _protocol(protocol).tasks.values() if each.corpus == name]
+        tasks = [each for each in protocol_of(protocol).tasks.values() if each.corpus == name]
         found = problems(manifest, tasks, home)
         for sentence in found:
             warn(sentence)
@@ -304,7 +267,7 @@ def list_upstreams() -> None:
 @list_app.command("tasks")
 def list_tasks(protocol: ProtocolFile = None) -> None:
     """Tasks of the built-in protocol, or of a file."""
-    tasks = _protocol(protocol).tasks.values()
+    tasks = protocol_of(protocol).tasks.values()
     rows = [
         [
             each.name,
@@ -328,7 +291,7 @@ def list_corpora(home: Home = HOME) -> None:
 @list_app.command("suites")
 def list_suites(protocol: ProtocolFile = None) -> None:
     """Suites of tasks."""
-    draw(["suite", "tasks"], [[name, ", ".join(tasks)] for name, tasks in _protocol(protocol).suites.items()])
+    draw(["suite", "tasks"], [[name, ", ".join(tasks)] for name, tasks in protocol_of(protocol).suites.items()])
 
 
 def _list_corpora(home: Path) -> None:
@@ -341,75 +304,6 @@ def _list_corpora(home: Path) -> None:
         rows.append([name, each.datasheet.splitlines()[0], origin, "yes" if ready else "no"])
     draw(["corpus", "what it is", "audio", "prepared"], rows)
     say("your own: --data NAME=FOLDER_OR_TABLE with tasks in a --protocol file; see README")
-
-
-def _tasks(path: Path | None, names: list[str] | None, suites: list[str] | None) -> list[Task]:
-    protocol = _protocol(path)
-    if not names and not suites:
-        return list(protocol.tasks.values()) if path else protocol.choose([], ["default"])
-    return protocol.choose(names or [], suites or [])
-
-
-def _protocol(path: Path | None) -> Protocol:
-    from benchmark.tasks import load_tasks
-
-    return load_tasks(path)
-
-
-def _setup(
-    data: list[str] | None,
-    home: Path,
-    results: Path,
-    device: str,
-    precision: str,
-    limit: int | None,
-    budget: float,
-    skip_bad: bool,
-) -> Setup:
-    from benchmark.plan import Setup
-
-    return Setup(
-        _expanded(home).resolve(), _expanded(results), tuple(sorted(_pairs(data).items())), _device(device),
-        _precision(precision), budget, limit, skip_bad,
-    )  # fmt: skip
-
-
-def _expanded(path: Path) -> Path:
-    """With the home folder that a leading ~ stands for, or as it is where there is none."""
-    return Path(os.path.expanduser(path))
-
-
-def _pairs(data: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for item in data or []:
-        name, equals, path = item.partition("=")
-        if not (name and equals and path):
-            raise UserError(f"--data {item!r} is not of the form NAME=PATH, such as --data fsdd=/corpora/fsdd")
-        pairs[name] = path
-    return pairs
-
-
-def _precision(name: str) -> str:
-    if name not in ("fp32", "bf16"):
-        raise unknown("precision", name, ["fp32", "bf16"])
-    return name
-
-
-def _device(name: str) -> str:
-    if name == "cpu" or (name == "auto" and not any(Path("/dev").glob("nvidia[0-9]*"))):
-        return "cpu"
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] != "cuda":
-        raise unknown("device", name, ["auto", "cpu", "cuda"])
-    number = int(name.split(":")[1]) if name.partition(":")[2].isdigit() else 0
-    if number >= torch.cuda.device_count():
-        raise UserError(
-            f"no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
-        )
-    return name
 
 
 def _finish(failures: Sequence[Failure], some_done: bool) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.cards import device_name, installed
 from benchmark.markdown import table
+from benchmark.metadata import told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,8 @@ def command(request: Request) -> str:
     for name in ("steps", "hours", "batch", "lr", "precision", "out"):
         value = getattr(request, name)
         words += [] if value is None else [f"--{name}", str(value)]
+    words += [] if request.metadata is None else ["--metadata", told(dict(request.metadata))]
+    words += ["--only", request.only] if request.only else []
     words += ["--accumulate", str(request.accumulate)] * (request.accumulate > 1)
     words += ["--half"] * request.half + ["--skip-bad"] * request.skip_bad
     words += [word for name, path in request.data for word in ("--data", f"{name}={path}")]
@@ -55,6 +58,9 @@ def facts_of(
 
     request, recipe, crops = training.request, training.recipe, training.crops
     rows = recipe.steps * recipe.batch
+    labels = _labels(training)
+    only = {"only": training.pool.only, "without": training.pool.without} if training.pool.only else {}
+    origin = dict(training.method.origin)
     return {
         "method": request.method,
         "size": request.size,
@@ -70,13 +76,25 @@ def facts_of(
             "hours_heard": rows * crops.seconds / 3600,
             "epochs": rows / len(crops),
             "left_out": training.pool.left_out,
+            **only,
+            **({"labels": labels} if labels else {}),
         },
+        **({"origin": origin} if origin else {}),
         "recipe": asdict(recipe),
         "run": _run(request, run),
         "curve": [CurveRow(step, learning_rate(recipe, step - 1), terms)._asdict() for step, terms in history],
         "command": command(request),
         "use": usage(request),
     }
+
+
+def _labels(training: Training) -> list[dict[str, Any]]:
+    """The kinds that were learnt from: their weights, clips that have one, and how many there are."""
+    found = []
+    for kind, weight in training.metadata.items():
+        labels = [label for label in training.pool.labels(kind) if label is not None]
+        found.append({"kind": kind, "weight": weight, "clips": len(labels), "values": len(set(labels))})
+    return found
 
 
 def _run(request: Request, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +123,7 @@ def card(facts: Mapping[str, Any]) -> str:
         f"# {facts['method']}, size {facts['size']}, seed {facts['seed']}",
         "",
         f"{facts['weights']:,} weights{' in half precision' if facts['half'] else ''}, pre-trained by `bench pretrain`"
-        f" for {recipe['steps']:,} steps without labels.",
+        f" for {recipe['steps']:,} steps {_supervision(data.get('labels', []))}.",
         "",
         "## Use",
         "",
@@ -118,12 +136,14 @@ def card(facts: Mapping[str, Any]) -> str:
                 ["corpus", f"{data['corpus']}, split {data['split']}"],
                 ["digest of audio and names", f"`{data['digest']}`"],
                 ["clips", f"{data['clips']:,} ({data['hours']:.2f} h)"],
+                *_chosen(data),
                 ["left out, because they could not be used", f"{len(data['left_out']):,}"],
                 ["heard", f"{data['hours_heard']:.2f} h, {data['epochs']:.2f} epochs"],
             ],
         ),
         "",
         *_left_out(data["left_out"]),
+        *[f"- {name}: SHA-256 `{sum_}`" for name, sum_ in facts.get("origin", {}).items()],
         "## Recipe",
         "",
         *table(["", ""], [[key, _number(value)] for key, value in recipe.items()]),
@@ -140,6 +160,21 @@ def card(facts: Mapping[str, Any]) -> str:
         *_code(facts["command"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _supervision(labels: Sequence[Mapping[str, Any]]) -> str:
+    told = [f"{each['kind']} (weight {each['weight']:g})" for each in labels]
+    return f"with labels of {' and '.join(told)}" if told else "without labels"
+
+
+def _chosen(data: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table on data: which clips were taken, and how many have the labels that were learnt from."""
+    only = [["only those with a label", f"{data['only']}; {data['without']:,} have none"]] if "only" in data else []
+    labels = [
+        [f"label {each['kind']}", f"{each['values']:,} values, on {each['clips']:,} clips"]
+        for each in data.get("labels", [])
+    ]
+    return only + labels
 
 
 def _left_out(clips: Sequence[tuple[str, str]]) -> list[str]:

@@ -1,8 +1,9 @@
-"""Audio to pre-train on: the unlabelled part of a corpus, or any folder."""
+"""Audio to pre-train on: the part of a corpus that no task reads, with what labels it has, or any folder."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,17 @@ FOLDER = "recordings"  # the corpus that any folder is
 
 
 class Pool(NamedTuple):
-    """Clips to learn from. split: whose they are. left_out: those of it that cannot be used, by id, and why."""
+    """Clips to learn from. split: whose they are. left_out: those of it that cannot be used, by id, and why.
+
+    only: the kind of label that all of them have, if that was asked for; without: clips that lacked it.
+    """
 
     corpus: str
     split: str
     clips: list[Clip]
     left_out: list[tuple[str, str]]
+    only: str | None = None
+    without: int = 0
 
     @property
     def digest(self) -> str:
@@ -33,17 +39,33 @@ class Pool(NamedTuple):
         """Of audio."""
         return sum(clip.seconds for clip in self.clips) / 3600
 
+    @property
+    def kinds(self) -> list[str]:
+        """Of labels that any of the clips has."""
+        return sorted({kind for clip in self.clips for kind in clip.labels})
+
+    def labels(self, kind: str) -> list[str | None]:
+        """Of each clip."""
+        return [clip.labels.get(kind) for clip in self.clips]
+
+    def digest_of(self, kinds: Iterable[str]) -> str:
+        """Of all labels of these kinds."""
+        return digest([[kind, self.labels(kind)] for kind in sorted(kinds)])
+
     def __str__(self) -> str:
         """In a few words."""
         bad = f", {len(self.left_out)} left out" if self.left_out else ""
-        return f"split {self.split} of {self.corpus}, {len(self.clips):,} clips, {self.hours:.2f} h{bad}"
+        only = f" with a label '{self.only}' ({self.without:,} have none)" if self.only else ""
+        return f"split {self.split} of {self.corpus}, {len(self.clips):,} clips{only}, {self.hours:.2f} h{bad}"
 
 
-def pool_of(corpus: str, home: Path, data: dict[str, str], engine: Engine, skip_bad: bool) -> Pool:
+def pool_of(
+    corpus: str, home: Path, data: dict[str, str], engine: Engine, skip_bad: bool, only: str | None = None
+) -> Pool:
     """Split "pool" of a corpus, else "train", and no other, as those are for tests; of a folder all there is.
 
-    corpus: name of a registered one or of one in `data`, or a folder. Raises UserError for bad audio (unless
-    `skip_bad`), and where nothing is left.
+    corpus: name of a registered one or of one in `data`, or a folder. only: kind of label that clips need, if any.
+    Raises UserError for bad audio (unless `skip_bad`), and where nothing is left.
     """
     manifest = _manifest(corpus, home, data, engine)
     splits = {clip.split for clip in manifest.clips}
@@ -51,13 +73,22 @@ def pool_of(corpus: str, home: Path, data: dict[str, str], engine: Engine, skip_
     if split is None:
         has = f"it has {', '.join(sorted(splits))}" if splits else "it is empty"
         raise UserError(f"no audio to pre-train on in {corpus}: splits called 'pool' and 'train' are, and {has}")
-    chosen = sorted((clip for clip in manifest.clips if clip.split == split), key=lambda clip: clip.id)
+    there = sorted((clip for clip in manifest.clips if clip.split == split), key=lambda clip: clip.id)
+    chosen = [clip for clip in there if only is None or only in clip.labels]
+    if not chosen:
+        raise UserError(f"no clip of {corpus} has a label '{only}', which --only asks for; {known(there)}")
     good, bad = ([clip for clip in chosen if bool(clip.problem) == is_bad] for is_bad in (False, True))
     if bad and not (skip_bad and good):
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         hint = "repair or remove it, or leave out and count such with --skip-bad" if good else "nothing else is there"
         raise UserError(f"{bad[0].stretch.audio} {bad[0].problem}{more}; {hint}")
-    return Pool(corpus, split, good, [(clip.id, clip.problem) for clip in bad])
+    return Pool(corpus, split, good, [(clip.id, clip.problem) for clip in bad], only, len(there) - len(chosen))
+
+
+def known(clips: Iterable[Clip]) -> str:
+    """Which kinds of labels there are, for a message."""
+    kinds = sorted({kind for clip in clips for kind in clip.labels})
+    return f"it has {', '.join(kinds)}" if kinds else "it has no labels at all"
 
 
 def _manifest(corpus: str, home: Path, data: dict[str, str], engine: Engine) -> Manifest:

@@ -150,10 +150,12 @@ def refuse_another(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any
 
 
 def _difference(name: str, there: Any, asked: Any) -> str:
-    if name == "data":
-        return "other data"
+    if name in ("data", "labels"):
+        return f"other {name}"
     return f"{name.replace('_', ' ')} {_value(there)}, not {_value(asked)}"
 
 
 def _value(value: Any) -> str:
+    if value is None:
+        return "none"
     return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')

@@ -6,18 +6,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.crops import Crops, Share, batches
 from benchmark.engine import Engine, cores, in_process
 from benchmark.errors import UserError
 from benchmark.files import aside, write_text
+from benchmark.metadata import Weights, chosen, told, with_metadata
 from benchmark.model_card import card, facts_of, usage
 from benchmark.pools import Pool, pool_of
 from benchmark.pretrained import (
@@ -31,12 +32,12 @@ from benchmark.pretrained import (
     write_state,
     write_tensors,
 )
+from benchmark.processes import first_alone, only_first_tells
 from benchmark.training_bar import training_bar
 
 if TYPE_CHECKING:
     from upstreams.pretrain import History, Method, Plan, Progress, Recipe, State
 
-X = TypeVar("X")
 EVERY = 20  # steps at most from one point of the loss curve to the next
 MOST_READERS = 16  # unless the user wants more
 SAVE_OFTEN, SAVE_SELDOM = 10.0, 300.0  # seconds from one state to the next, of small models and of large ones
@@ -48,7 +49,9 @@ class Request:
 
     corpus: name of a registered one or of one in `data`, or a folder. hours: of audio to hear, in place of steps.
     accumulate: parts of a step. half: weights are stored in half precision. readers: threads that read audio; 0: as
-    many as there are cores, but 16 at most. save_every: seconds.
+    many as there are cores, but 16 at most. save_every: seconds. metadata: weights of the kinds of labels to learn
+    from, () for none; None: those that the method learns from by itself. only: kind of label without which clips are
+    left out.
     """
 
     method: str
@@ -69,6 +72,8 @@ class Request:
     readers: int = 0
     save_every: float | None = None
     skip_bad: bool = False
+    metadata: Weights | None = None
+    only: str | None = None
 
     @property
     def output(self) -> Path:
@@ -78,7 +83,11 @@ class Request:
 
 
 class Training(NamedTuple):
-    """All that is settled before the first step. identity: what decides the weights, by name."""
+    """All that is settled before the first step.
+
+    identity: what decides the weights, by name. metadata: weights of the kinds of labels that are learnt from. unknown:
+    kinds that the method would learn from by itself, if any clip had them.
+    """
 
     request: Request
     out: Path
@@ -87,6 +96,8 @@ class Training(NamedTuple):
     recipe: Recipe
     crops: Crops
     identity: dict[str, Any]
+    metadata: dict[str, float]
+    unknown: list[str]
 
 
 def pretrain(request: Request, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
@@ -99,13 +110,15 @@ def pretrain(request: Request, engine: Engine = in_process, tell: Callable[[str]
     from upstreams.processes import joined
 
     rank, world = processes()
-    with joined(request.device), _only_first_tells(rank):
-        training = _first_alone(partial(prepared, request, engine, world))
+    with joined(request.device), only_first_tells(rank):
+        training = first_alone(partial(prepared, request, engine, world))
         say = tell if rank == 0 else str
         if done(training):
             state_of(training.out).unlink(missing_ok=True)
             say(f"nothing left to do: {training.out} is there already")
             return training.out
+        for kind in training.unknown:
+            say(f"no clip of {training.pool.corpus} has a label '{kind}': {request.method} learns without it")
         say(f"{training.pool}, {training.recipe.steps:,} steps of {training.recipe.batch} stretches")
         train(training, Share(rank, world, request.accumulate), say)
     return training.out
@@ -132,11 +145,15 @@ def plan(request: Request, engine: Engine, world: int = 1) -> Training:
             f"a batch of {recipe.batch} cannot be shared evenly by {world} processes in {request.accumulate} parts"
             " each; give another --batch or --accumulate"
         )
-    pool = pool_of(request.corpus, request.home, dict(request.data), engine, request.skip_bad)
+    pool = pool_of(request.corpus, request.home, dict(request.data), engine, request.skip_bad, request.only)
+    weights = chosen(request.metadata, method.metadata, pool)
     samples = round(recipe.seconds * method.sample_rate)
-    crops = Crops(pool.clips, method.sample_rate, samples, recipe.batch, request.seed)
+    labels = {kind: pool.labels(kind) for kind in weights}
+    crops = Crops(pool.clips, method.sample_rate, samples, recipe.batch, request.seed, labels)
     recipe = recipe_of(method.recipe, request, crops.seconds)
-    return Training(request, out, pool, method, recipe, crops, identity(request, method, recipe, pool))
+    asked = identity(request, method, recipe, pool)
+    unknown = [kind for kind in method.metadata if request.metadata is None and kind not in weights]
+    return Training(request, out, pool, with_metadata(method, weights), recipe, crops, asked, weights, unknown)
 
 
 def recipe_of(recipe: Recipe, request: Request, seconds: float | None = None) -> Recipe:
@@ -162,13 +179,18 @@ def recipe_of(recipe: Recipe, request: Request, seconds: float | None = None) ->
 
 def identity(request: Request, method: Method, recipe: Recipe, pool: Pool) -> dict[str, Any]:
     """What was asked for. Device, processes and parts are left free, so that a training may go on elsewhere, though
-    what is drawn at random follows from them too.
+    what is drawn at random follows from them too. method: before it is given labels.
     """
     name, _, query = request.method.partition("?")
     asked = {"method": name, "options": sorted(filter(None, query.split("&"))), "size": request.size}
-    code = f"{version('ssl-bench')}, version {method.version} of the method"
+    weights = chosen(request.metadata, method.metadata, pool)
+    number = with_metadata(method, weights).version
+    code = f"{version('ssl-bench')}, version {number} of the method"
     rest = {"seed": request.seed, "data": pool.digest, "code": code, "half": request.half}
-    return dict(json.loads(json.dumps({**asked, **rest, **asdict(recipe)})))
+    labels = {"metadata": told(weights), "labels": pool.digest_of(weights)} if weights else {}
+    given = {"only": request.only, "origin": dict(method.origin)}
+    given = {**labels, **{name: value for name, value in given.items() if value}}
+    return dict(json.loads(json.dumps({**asked, **rest, **asdict(recipe), **given})))
 
 
 def room_for(method: Method) -> int:
@@ -187,7 +209,19 @@ def done(training: Training) -> bool:
 
 
 def train(training: Training, share: Share, tell: Callable[[str], object]) -> None:
-    """Make the steps that are left, keep a state to resume from on the way, and write the weights in the end."""
+    """Make the steps that are left, and write the weights in the end."""
+    request = training.request
+    history, run = learn(training, share, tell, f"pretrain {request.method} {request.size}")
+    if share.rank == 0:
+        write(training, history, run)
+        tell(f"wrote {training.out} and its model card {training.out.with_suffix('.md').name}")
+        tell(f"try it: {usage(request)}")
+
+
+def learn(
+    training: Training, share: Share, tell: Callable[[str], object], title: str
+) -> tuple[History, dict[str, Any]]:
+    """Make the steps that are left, keeping a state to resume from on the way; the loss curve, and how it went."""
     from benchmark.encoding import exact, keep_memory
     from upstreams.pretrain import fit
 
@@ -197,17 +231,14 @@ def train(training: Training, share: Share, tell: Callable[[str], object]) -> No
     state, clock = _resumed(training, tell if share.rank == 0 else str)
     readers = request.readers or max(1, min(MOST_READERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     pinned = request.device.startswith("cuda")
-    bar = training_bar(f"pretrain {request.method} {request.size}") if share.rank == 0 else nullcontext(str)
+    bar = training_bar(title) if share.rank == 0 else nullcontext(str)
     with bar as show:
         history = fit(
             training.method, lambda first: batches(training.crops, first, steps, share, readers, pinned),
             _schedule(training), state=state,
             save=partial(_keep, training, clock), report=partial(_report, clock, show),
         )  # fmt: skip
-    if share.rank == 0:
-        write(training, history, {**clock.facts(), **share._asdict(), "readers": readers})
-        tell(f"wrote {training.out} and its model card {training.out.with_suffix('.md').name}")
-        tell(f"try it: {usage(request)}")
+    return history, {**clock.facts(), **share._asdict(), "readers": readers}
 
 
 def _schedule(training: Training) -> Plan:
@@ -274,31 +305,3 @@ def write(training: Training, history: History, run: dict[str, Any]) -> None:
         write_text(training.out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
         write_text(training.out.with_suffix(".md"), card(facts))
     state_of(training.out).unlink(missing_ok=True)
-
-
-def _first_alone(work: Callable[[], X]) -> X:
-    """What `work` gives, done by the first process while the others wait for what it leaves on disk."""
-    from upstreams.processes import anywhere, processes
-
-    result, error = None, None
-    if processes()[0] == 0:
-        try:
-            result = work()
-        except Exception as raised:
-            error = raised
-    if anywhere([error is not None])[0]:
-        raise error or SystemExit(2)  # the first process tells
-    return work() if result is None else result
-
-
-@contextmanager
-def _only_first_tells(rank: int) -> Iterator[None]:
-    """What all processes find, and a signal that all get, is told by the first one."""
-    from upstreams.base import UpstreamError
-
-    try:
-        yield
-    except (UpstreamError, KeyboardInterrupt) as error:
-        if rank and error.__cause__ is None:  # one with a cause, such as too little memory, may be this process's alone
-            raise SystemExit(2) from error
-        raise

@@ -16,6 +16,7 @@ from tests.benchmark.encoders import write_encoder
 from tests.benchmark.sounds import labelled, write_clip, write_corpus, write_table
 from tests.conftest import Bench
 from upstreams import create
+from upstreams.methods import METHODS
 from upstreams.s3prl_entries import Entry
 
 
@@ -473,3 +474,26 @@ def test_a_table_of_the_users_own_runs_without_code(bench: Bench, place: Place) 
     answer = bench("run", "fbank", *place.where)
     assert answer.code == 0
     assert (place.results / "leaderboard.csv").read_text().startswith("upstream,go accuracy\nfbank,")
+
+
+@pytest.mark.parametrize("command", ["pretrain", "claims"])
+def test_help_names_every_method(bench: Bench, command: str) -> None:
+    told = bench(command, "--help").out
+    assert all(name in told for name in METHODS)
+
+
+@pytest.mark.parametrize(
+    ("reference", "options", "told"),
+    [
+        ("ssast@{}", [], "'ssast' has none; give dino@FILE"),
+        ("dino@{}/none.safetensors", [], "no file"),
+        ("dino@{}", ["--verify", "tiny_verificaton"], "did you mean 'tiny_verification'"),
+        ("dino@{}", ["--precision", "fp8"], "no precision 'fp8'"),
+    ],
+)
+def test_mistakes_about_pseudo_labels_are_told(
+    bench: Bench, tmp_path: Path, reference: str, options: list[str], told: str
+) -> None:
+    answer = bench("pseudo-label", reference.format(tmp_path), "--corpus", tmp_path, "--device", "cpu", *options)
+    assert answer.code == 2
+    assert told in answer.complaint

@@ -9,11 +9,11 @@ import pytest
 from benchmark.engine import in_process
 from benchmark.errors import UserError
 from benchmark.pools import Pool, pool_of
-from tests.benchmark.sounds import write_clip, write_table
+from tests.benchmark.sounds import write_clip, write_corpus, write_table
 
 
-def pool(corpus: object, home: Path, skip_bad: bool = False, **data: object) -> Pool:
-    return pool_of(str(corpus), home, {name: str(path) for name, path in data.items()}, in_process, skip_bad)
+def pool(corpus: object, home: Path, skip_bad: bool = False, only: str | None = None, **data: object) -> Pool:
+    return pool_of(str(corpus), home, {name: str(path) for name, path in data.items()}, in_process, skip_bad, only)
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,53 @@ def test_folders_without_audio_and_what_is_no_corpus_are_refused_in_a_sentence(t
         pool("tiny_pol", tmp_path / "home")
     with pytest.raises(UserError, match=r"file.csv is a file; give a folder"):
         pool(tmp_path / "file.csv", tmp_path / "home")
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    """Clips of a pool with some labels, one of another split with one more, and an empty file without a speaker."""
+    rows = [
+        {"file_name": "a.wav", "split": "pool", "speaker": "x", "language": "de"},
+        {"file_name": "b.wav", "split": "pool", "speaker": "y", "language": ""},
+        {"file_name": "c.wav", "split": "pool", "speaker": "", "language": "fi"},
+        {"file_name": "d.wav", "split": "pool", "speaker": "", "language": ""},
+        {"file_name": "e.wav", "split": "test", "speaker": "x", "language": "de", "emotion": "glad"},
+    ]
+    write_corpus(tmp_path / "spoken", rows)
+    (tmp_path / "spoken" / "d.wav").write_bytes(b"")
+    return tmp_path / "spoken"
+
+
+def test_labels_are_those_of_the_clips_in_their_order(spoken: Path, tmp_path: Path) -> None:
+    found = pool("mine", tmp_path, skip_bad=True, mine=spoken)
+    assert found.kinds == ["language", "speaker"]
+    assert found.labels("language") == ["de", None, "fi"]
+    assert found.labels("speaker") == ["x", "y", None]
+    assert found.labels("emotion") == [None] * 3
+
+
+def test_the_digest_of_labels_follows_the_kinds_and_each_label(spoken: Path, tmp_path: Path) -> None:
+    found = pool("mine", tmp_path, skip_bad=True, mine=spoken)
+    assert found.digest_of(["speaker", "language"]) == found.digest_of(["language", "speaker"])
+    first = found.clips[0]
+    changed = found._replace(clips=[first._replace(labels={**first.labels, "speaker": "z"}), *found.clips[1:]])
+    assert changed.digest == found.digest
+    kinds: list[list[str]] = [["speaker"], ["language"], ["language", "speaker"]]
+    digests = [each.digest_of(names) for each in (found, changed) for names in kinds]
+    assert len(set(digests)) == 5, "the languages alone are the same"
+
+
+def test_only_clips_with_a_label_are_taken_when_asked_for_and_the_others_counted(spoken: Path, tmp_path: Path) -> None:
+    found = pool("mine", tmp_path, only="speaker", mine=spoken)
+    assert [clip.id for clip in found.clips] == ["a.wav", "b.wav"], "and nobody minds that another is empty"
+    assert (found.only, found.without, found.left_out) == ("speaker", 2, [])
+    assert str(found) == "split pool of mine, 2 clips with a label 'speaker' (2 have none), 0.00 h"
+
+
+def test_a_label_that_no_clip_of_the_pool_has_is_told_with_those_there_are(
+    spoken: Path, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"no clip of mine has a label 'emotion', .* it has language, speaker$"):
+        pool("mine", tmp_path, only="emotion", mine=spoken)
+    with pytest.raises(UserError, match=r"has a label 'speaker', which --only asks for; it has no labels at all"):
+        pool(folder, tmp_path, only="speaker")

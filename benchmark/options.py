@@ -1,0 +1,128 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmark.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from benchmark.plan import Setup
+    from benchmark.tasks import Protocol, Task
+
+REFERENCE = (
+    "NAME, NAME@FILE?key=value, NAME@random, hf:FOLDER_OR_ID, s3prl:NAME@FILE, speechbrain:FOLDER_OR_ID, fairseq:FILE"
+    " or file.py:function?key=value"
+)
+Upstream = Annotated[str, typer.Argument(help=REFERENCE)]
+Upstreams = Annotated[list[str], typer.Argument(metavar="UPSTREAM...", help=REFERENCE)]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task; may be repeated.")]
+Suites = Annotated[list[str] | None, typer.Option("--suite", help="A suite of tasks; may be repeated.")]
+ProtocolFile = Annotated[
+    Path | None,
+    typer.Option("--protocol", help="A file like tasks.yaml; without --task or --suite all its tasks are run."),
+]
+Data = Annotated[
+    list[str] | None, typer.Option("--data", metavar="NAME=PATH", help="Where a corpus lies; may be repeated.")
+]
+Home = Annotated[
+    Path,
+    typer.Option("--home", envvar="BENCH_HOME", help="Corpora, manifests and features: may be deleted at any time."),
+]
+ResultsFolder = Annotated[Path, typer.Option("--results", help="Records and tables: keep these.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str, typer.Option("--precision", help="fp32 or bf16, of the upstream.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Clips of each split: a quick look.")]
+Budget = Annotated[
+    float,
+    typer.Option("--budget", min=0, help="GB that one store of frames may take; beyond it the upstream runs live."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out and count clips that cannot be used.")]
+Only = Annotated[
+    str | None, typer.Option("--only", metavar="KIND", help="Leave out clips without a label of this kind.")
+]
+SaveEvery = Annotated[
+    float | None, typer.Option("--save-every", min=0, help="Seconds between states to resume from; 10 to 300.")
+]
+Readers = Annotated[int, typer.Option("--workers", min=0, help="Threads that read audio; 0: up to 16.")]
+HOME = Path.home() / ".cache" / "bench"
+
+
+def tasks_of(path: Path | None, names: list[str] | None, suites: list[str] | None) -> list[Task]:
+    """The tasks that are asked for; without names and suites all of a file, or those of the default suite."""
+    protocol = protocol_of(path)
+    if not names and not suites:
+        return list(protocol.tasks.values()) if path else protocol.choose([], ["default"])
+    return protocol.choose(names or [], suites or [])
+
+
+def protocol_of(path: Path | None) -> Protocol:
+    """The tasks and suites of a file, or the built-in ones."""
+    from benchmark.tasks import load_tasks
+
+    return load_tasks(path)
+
+
+def setup_of(
+    data: list[str] | None,
+    home: Path,
+    results: Path,
+    device: str,
+    precision: str,
+    limit: int | None,
+    budget: float,
+    skip_bad: bool,
+) -> Setup:
+    """How and where to run, as the options say."""
+    from benchmark.plan import Setup
+
+    return Setup(
+        expanded(home).resolve(), expanded(results), tuple(sorted(pairs_of(data).items())), device_of(device),
+        precision_of(precision), budget, limit, skip_bad,
+    )  # fmt: skip
+
+
+def expanded(path: Path) -> Path:
+    """With the home folder that a leading ~ stands for, or as it is where there is none."""
+    return Path(os.path.expanduser(path))
+
+
+def pairs_of(data: list[str] | None) -> dict[str, str]:
+    """Where corpora lie, by name."""
+    pairs = {}
+    for item in data or []:
+        name, equals, path = item.partition("=")
+        if not (name and equals and path):
+            raise UserError(f"--data {item!r} is not of the form NAME=PATH, such as --data fsdd=/corpora/fsdd")
+        pairs[name] = path
+    return pairs
+
+
+def precision_of(name: str) -> str:
+    """The name of a precision that there is."""
+    if name not in ("fp32", "bf16"):
+        raise unknown("precision", name, ["fp32", "bf16"])
+    return name
+
+
+def device_of(name: str) -> str:
+    """A device that there is; of auto the GPU, if there is one."""
+    if name == "cpu" or (name == "auto" and not any(Path("/dev").glob("nvidia[0-9]*"))):
+        return "cpu"
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] != "cuda":
+        raise unknown("device", name, ["auto", "cpu", "cuda"])
+    number = int(name.split(":")[1]) if name.partition(":")[2].isdigit() else 0
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
+        )
+    return name

@@ -1,0 +1,121 @@
+"""`bench pretrain` and `bench pseudo-label`: the commands that train encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.console import say
+from benchmark.options import (
+    HOME,
+    Data,
+    Device,
+    Home,
+    Only,
+    Readers,
+    SaveEvery,
+    SkipBad,
+    device_of,
+    expanded,
+    pairs_of,
+    precision_of,
+    protocol_of,
+)
+
+Corpus = Annotated[str, typer.Option("--corpus", metavar="NAME|FOLDER", help="A corpus, or any folder of audio.")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Stretches in a step; --lr stays.")]
+Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate at the end of the warm-up.")]
+Parts = Annotated[int, typer.Option("--accumulate", min=1, help="Parts of a step, to save memory.")]
+Autocast = Annotated[str | None, typer.Option("--precision", help="fp32 or bf16 (autocast).")]
+Out = Annotated[Path | None, typer.Option("--out", help="A .safetensors file; by default in pretrained/.")]
+Half = Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")]
+
+
+def pretrain(
+    method: Annotated[
+        str, typer.Argument(help="ssast, atst, dino, masr or pms, with its options: 'ssast?variant=frame'.")
+    ],
+    corpus: Corpus,
+    size: Annotated[str, typer.Option("--size", help="mini, tiny, small or base.")] = "mini",
+    steps: Annotated[int | None, typer.Option("--steps", min=0, help="0 writes the weights it starts from.")] = None,
+    hours: Annotated[float | None, typer.Option("--hours", help="Of audio to hear, instead of --steps.")] = None,
+    batch: Batch = None,
+    lr: Rate = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, order and all else that is drawn.")] = 0,
+    accumulate: Parts = 1,
+    precision: Autocast = None,
+    out: Out = None,
+    half: Half = False,
+    metadata: Annotated[
+        str | None,
+        typer.Option(
+            "--metadata", metavar="KIND=WEIGHT,...|none",
+            help="Kinds of labels to learn from too: language=1,speaker=0.5. [default: the method's own, if any]",
+        ),
+    ] = None,
+    only: Only = None, save_every: SaveEvery = None, data: Data = None, home: Home = HOME, workers: Readers = 0,
+    device: Device = "auto", skip_bad: SkipBad = False,
+) -> None:  # fmt: skip
+    """Pre-train an encoder on audio; the same command again goes on where it stopped."""
+    from benchmark.engine import cores, engine
+    from benchmark.metadata import parsed
+    from benchmark.pretraining import Request, pretrain
+
+    request = Request(
+        method, corpus, expanded(home).resolve(), out, size, seed, steps, hours, batch, lr,
+        None if precision is None else precision_of(precision), accumulate, half, tuple(sorted(pairs_of(data).items())),
+        device_of(device), workers, save_every, skip_bad, parsed(metadata), only,
+    )  # fmt: skip
+    pretrain(request, engine(workers or min(8, cores())), say)
+
+
+def pseudo_label(
+    reference: Annotated[str, typer.Argument(metavar="NAME@FILE", help="An encoder, such as dino@FILE.")],
+    corpus: Corpus,
+    rounds: Annotated[int, typer.Option("--rounds", help="Of clustering and tuning.")] = 1,
+    clusters: Annotated[
+        int | None, typer.Option("--clusters", help="To make. [default: one for each ten clips]")
+    ] = None,
+    smallest: Annotated[
+        int | None, typer.Option("--smallest", help="Fewest clips of one that is kept. [default: 4; of many clips 8]")
+    ] = None,
+    largest: Annotated[int, typer.Option("--largest", help="Most clips of one that is kept.")] = 50,
+    nearest: Annotated[float, typer.Option("--nearest", help="Share of a cluster's clips that is kept.")] = 0.75,
+    scale: Annotated[float | None, typer.Option("--scale", help="Of the softmax with a margin.")] = None,
+    margin: Annotated[float | None, typer.Option("--margin", help="Of that softmax, in radians.")] = None,
+    verify: Annotated[
+        str | None,
+        typer.Option("--verify", metavar="TASK", help="A task with trials, told before and after each round."),
+    ] = None,
+    protocol: Annotated[
+        Path | None, typer.Option("--protocol", help="A file like tasks.yaml that --verify names a task of.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of a round.")] = None,
+    batch: Batch = None,
+    lr: Rate = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of clusters, order and all else that is drawn.")] = 0,
+    precision: Autocast = None,
+    out: Out = None,
+    half: Half = False,
+    only: Only = None, save_every: SaveEvery = None, data: Data = None, home: Home = HOME, workers: Readers = 0,
+    device: Device = "auto", skip_bad: SkipBad = False,
+) -> None:  # fmt: skip
+    """Tune an encoder on clusters of its own embeddings, round by round; no label of the corpus is used."""
+    from benchmark.engine import cores, engine
+    from benchmark.pretraining import Request
+    from benchmark.pseudo_labels import refine, request_of
+
+    training = Request(
+        "", corpus, expanded(home).resolve(), out, seed=seed, steps=steps, batch=batch, lr=lr,
+        precision=None if precision is None else precision_of(precision), half=half,
+        data=tuple(sorted(pairs_of(data).items())), device=device_of(device), readers=workers, save_every=save_every,
+        skip_bad=skip_bad, only=only,
+    )  # fmt: skip
+    task = None if verify is None else protocol_of(protocol).choose([verify], [])[0]
+    request = request_of(
+        reference, training, rounds=rounds, clusters=clusters, smallest=smallest, largest=largest, nearest=nearest,
+        scale=scale, margin=margin, verify=task,
+    )  # fmt: skip
+    refine(request, engine(workers or min(8, cores())), say)
