@@ -1,0 +1,59 @@
+"""Random-projection quantizers (Chiu et al., 2022): targets for masked prediction that nothing has to be learnt for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WIDTH = 16  # channels that frames are projected to
+SMALLEST = 1e-6  # variance of a channel
+
+
+class Quantizer(nn.Module):
+    """Which of the random codes a random projection of a frame is nearest to, for several codebooks; none ever learns.
+
+    channels: of the frames. Projections are drawn as Xavier's, codes from a normal distribution; both are compared at
+    unit length.
+    """
+
+    def __init__(self, channels: int, codebooks: int, codes: int) -> None:
+        super().__init__()
+        self.projections: Tensor
+        self.codes: Tensor
+        self.register_buffer("projections", torch.stack([xavier(channels) for _ in range(codebooks)]))
+        self.register_buffer("codes", F.normalize(torch.randn(codebooks, codes, WIDTH), dim=2))
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    @torch.no_grad()
+    def measure(self, parts: Iterable[Tensor]) -> None:
+        """From now on bring frames to the zero mean and unit variance that these have, each (N, channels).
+
+        Without it nearly all of them get the same few codes, which those that all frames have in common decide.
+        """
+        count, total, squares = 0, self.mean.double().zero_(), self.mean.double().zero_()
+        for part in parts:
+            count += len(part)
+            total += part.double().sum(0)
+            squares += part.double().square().sum(0)
+        if count:
+            self.mean.copy_(total / count)
+            self.deviation.copy_((squares / count - (total / count).square()).clamp(min=SMALLEST).sqrt())
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        """(N, channels) to numbers of codes (N, codebooks)."""
+        with torch.autocast(frames.device.type, enabled=False):
+            projected = F.normalize(
+                (frames.float() - self.mean) / self.deviation @ self.projections, dim=2
+            )  # (codebooks, N, WIDTH)
+            return (projected @ self.codes.transpose(1, 2)).argmax(2).T
+
+
+def xavier(channels: int) -> Tensor:
+    return nn.init.xavier_uniform_(torch.empty(channels, WIDTH))
