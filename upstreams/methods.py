@@ -18,7 +18,7 @@ from upstreams.arguments import arguments_of
 from upstreams.base import UpstreamError
 
 # Modules whose `method(size, **options)` builds one.
-METHODS = {name: f"upstreams.{name}" for name in ("ssast", "atst", "dino", "masr")}
+METHODS = {name: f"upstreams.{name}" for name in ("ssast", "atst", "dino", "masr", "pms")}
 UNKNOWN = -1  # among the labels of a batch
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
