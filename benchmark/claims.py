@@ -6,11 +6,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from benchmark.arms import ARMS, CLAIMS, FLOOR, Arm, Claim, Regime
 from benchmark.engine import Engine, equal
 from benchmark.errors import unknown
 from benchmark.files import digest
@@ -21,98 +22,38 @@ from benchmark.tasks import Task, load_tasks
 
 if TYPE_CHECKING:
     from benchmark.pretraining import Request
+    from upstreams.pretrain import Recipe
 
 X = TypeVar("X")
 Y = TypeVar("Y")
-Regime = Literal["frozen", "fine-tuned"]
 
 SIZE = "mini"
 POOL = "tiny_pool"  # pre-trained on; none of its speakers are in the tasks' corpus
-TASKS = ("tiny_keyword", "tiny_language", "tiny_emotion", "tiny_event", "tiny_speaker")
 FINE_TUNED: dict[str, Any] = {
     "features": "finetune", "epochs": 6, "lr": (5e-4, 1e-3), "seeds": (0,), "patience": None,
 }  # fmt: skip
-# On one core of the machine that README's times are of: seconds of audio trained on in a second, seconds to probe an
-# upstream on all tasks, and seconds to tune one for an epoch of a task.
-PACE, PROBING, TUNING = 500.0, 30.0, 3.0
+# On one core of the machine that README's times are of: seconds of audio trained on in a second, by method, seconds to
+# probe an upstream on a task, and seconds to tune one for an epoch of a task, of which some take another time.
+PACES = {"ssast": 500.0, "atst": 500.0, "dino": 450.0, "masr": 500.0, "pms": 200.0}
+PROBING, TUNING, TUNINGS = 6.0, 3.0, {"tiny_ctc": 8.0, "tiny_ctc_third": 2.7}
+ROUNDS = 2  # of pseudo-labels
 NAME = re.compile(r"@.*?([a-z-]+-\d+)-(\d+)-[0-9a-f]{8}\.safetensors$")
-FLOOR = "fbank"  # shown beside the systems; no claim is about it
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One side of a contrast. method: as for `bench pretrain`. trained: or left with its start weights. what: it is."""
-
-    name: str
-    method: str
-    what: str
-    trained: bool = True
-
-    @property
-    def upstream(self) -> str:
-        """The registered upstream that reads what the method leaves."""
-        return self.method.partition("?")[0]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """That one arm is above another. paper: what its authors report. relative: they count relative gains."""
-
-    system: str
-    first: str
-    second: str
-    regime: Regime
-    paper: str
-    relative: bool = False
-
-
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm("ssast", "ssast", "SSAST, pre-trained to tell masked frames from each other and to reconstruct them"),
-        Arm(
-            "ssast-discriminative",
-            "ssast?objective=discriminative",
-            "SSAST, pre-trained to tell them from each other only",
-        ),
-        Arm("ssast-generative", "ssast?objective=generative", "SSAST, pre-trained to reconstruct them only"),
-        Arm("ssast-random", "ssast", "the weights that ssast starts from, untrained", trained=False),
-        Arm("ssast-plain", "ssast?start=plain", "SSAST as its authors start it, untrained", trained=False),
-        Arm("atst", "atst", "ATST, pre-trained by a teacher and a student"),
-        Arm("atst-random", "atst", "the weights that atst starts from, untrained", trained=False),
-    )
-}
-SSAST_GAIN = "+60.9 % relative to no pre-training, mean of six tasks, fine-tuned (Gong et al., 2022)"
-CLAIMS = (
-    Claim("ssast", "ssast", "ssast-random", "frozen", SSAST_GAIN, relative=True),
-    Claim("ssast", "ssast", "ssast-plain", "frozen", SSAST_GAIN, relative=True),
-    Claim("ssast", "ssast", "ssast-random", "fine-tuned", SSAST_GAIN, relative=True),
-    Claim("ssast", "ssast", "ssast-plain", "fine-tuned", SSAST_GAIN, relative=True),
-    Claim(
-        "ssast", "ssast", "ssast-discriminative", "frozen",
-        "+1.7 points, mean of six tasks, fine-tuned (Gong et al., 2022, table 2)",
-    ),
-    Claim(
-        "ssast", "ssast", "ssast-generative", "frozen",
-        "+10.5 points, mean of six tasks, fine-tuned (Gong et al., 2022, table 2)",
-    ),
-    Claim("atst", "atst", "atst-random", "frozen", "no such figure is known here (Li and Li, 2022)"),
-    Claim(
-        "atst", "atst", "ssast", "frozen",
-        "72.0 % against 40.1 % of the best before it, which is not SSAST, speakers of VoxCeleb1, frozen; fine-tuned"
-        " 94.3 % against SSAST's 80.8 % (Li and Li, 2022)",
-    ),
-)  # fmt: skip
+Tasks = dict[Regime, dict[str, Task]]
 
 
 class Pretraining(NamedTuple):
-    """A checkpoint to have. steps: of training; seconds: of audio that those hear; path: where it is, or will be."""
+    """A checkpoint to have. steps: of training; seconds: of audio that those hear; path: where it is, or will be.
+
+    code: hash of what decides its weights. start: the checkpoint that it goes on from, if any.
+    """
 
     arm: Arm
     seed: int
     steps: int
     seconds: float
     path: Path
+    code: str = ""
+    start: Path | None = None
 
     @property
     def reference(self) -> str:
@@ -120,40 +61,68 @@ class Pretraining(NamedTuple):
         near = os.path.relpath(self.path)
         return f"{self.arm.upstream}@{self.path if near.startswith(os.pardir) else near}"
 
+    @property
+    def work(self) -> float:
+        """Seconds on one core, roughly."""
+        return self.seconds / PACES[self.arm.upstream] + 0.002
+
 
 class Plan(NamedTuple):
-    """All that some claims need. tasks: by regime. seeds: of pre-training, from 0 on."""
+    """All that some claims need. tasks: by regime, and by the name that claims give them. seeds: of pre-training."""
 
     claims: tuple[Claim, ...]
-    tasks: dict[Regime, list[Task]]
+    tasks: Tasks
     seeds: int
     pretrainings: tuple[Pretraining, ...] = ()
 
     @property
     def arms(self) -> list[str]:
-        """Those that the claims are about."""
+        """Those that the claims are about, and those that these start from."""
         named = {name for claim in self.claims for name in (claim.first, claim.second)}
-        return [name for name in ARMS if name in named]
+        return [name for name in ARMS if name in named | {ARMS[each].after for each in named & ARMS.keys()}]
 
-    def references(self, regime: Regime) -> list[str]:
-        """The upstreams that are run so, the floor last."""
-        needed = {name for claim in self.claims if claim.regime == regime for name in (claim.first, claim.second)}
-        found = [each.reference for each in self.pretrainings if each.arm.name in needed]
-        return [*found, FLOOR] if found and regime == "frozen" else found
+    def asked(self, regime: Regime) -> dict[str, list[str]]:
+        """The names of the tasks that each arm is run on; the floor is on all of them that are frozen."""
+        found: dict[str, set[str]] = {name: set() for name in (*self.arms, FLOOR)}
+        for claim in self.claims:
+            if claim.regime == regime:
+                sides = {claim.first, claim.second, FLOOR} if regime == "frozen" else {claim.first, claim.second}
+                for name in sides:
+                    found[name] |= {*claim.tasks, *claim.beside}
+        return {arm: [name for name in self.tasks[regime] if name in wanted] for arm, wanted in found.items() if wanted}
+
+    @property
+    def needed(self) -> list[Task]:
+        """Every task that an arm is run on."""
+        asked = {regime: {name for names in self.asked(regime).values() for name in names} for regime in self.tasks}
+        return [task for regime, tasks in self.tasks.items() for name, task in tasks.items() if name in asked[regime]]
+
+    def runs(self, regime: Regime) -> list[tuple[list[Task], list[str]]]:
+        """Tasks, and the upstreams that are run on all of them."""
+        runs: dict[tuple[str, ...], list[str]] = {}
+        for arm, names in self.asked(regime).items():
+            here = [each.reference for each in self.pretrainings if each.arm.name == arm]
+            runs.setdefault(tuple(names), []).extend([FLOOR] if arm == FLOOR else here)
+        return [([self.tasks[regime][name] for name in names], found) for names, found in runs.items() if found]
 
     def jobs(self, regime: Regime) -> int:
         """Heads to train."""
-        return len(self.references(regime)) * sum(len(task.lr) * len(task.seeds) for task in self.tasks[regime])
+        return sum(len(upstreams) * sum(map(grid, tasks)) for tasks, upstreams in self.runs(regime))
 
     @property
     def todo(self) -> list[Pretraining]:
         """Checkpoints that are not there yet, the longest first."""
-        return sorted((each for each in self.pretrainings if not each.path.exists()), key=_work, reverse=True)
+        missing = [each for each in self.pretrainings if not each.path.exists()]
+        return sorted(missing, key=lambda each: each.work, reverse=True)
 
     def told(self, workers: int) -> str:
         """What there is to do, and how long so many workers take at most, roughly."""
-        tuned = self.jobs("fine-tuned") * FINE_TUNED["epochs"] * TUNING
-        work = sum(map(_work, self.todo)) / PACE + len(self.references("frozen")) * PROBING + tuned
+        probed = sum(len(tasks) * len(upstreams) for tasks, upstreams in self.runs("frozen"))
+        tuned = sum(
+            len(upstreams) * sum(grid(task) * task.epochs * TUNINGS.get(task.name, TUNING) for task in tasks)
+            for tasks, upstreams in self.runs("fine-tuned")
+        )
+        work = sum(each.work for each in self.todo) + probed * PROBING + tuned
         cores = "CPU cores" if workers > 1 else "CPU core"
         jobs = ", ".join(f"{self.jobs(regime)} jobs {regime}" for regime in self.tasks)
         return (
@@ -163,12 +132,19 @@ class Plan(NamedTuple):
         )
 
 
+def grid(task: Task) -> int:
+    """Heads that are trained for one upstream."""
+    from downstreams import HEADS
+
+    return len(task.lr) * len(task.seeds) if HEADS[task.head].trained else 1
+
+
 def seeds_told(number: int) -> str:
     """Such as "3 pre-training seeds"."""
     return f"{number} pre-training seed{'s' if number > 1 else ''}"
 
 
-def plan(systems: Sequence[str], seeds: int, tasks: dict[Regime, list[Task]]) -> Plan:
+def plan(systems: Sequence[str], seeds: int, tasks: Tasks) -> Plan:
     """The claims about some systems, or all; raises UserError for a system that there are none about."""
     known = dict.fromkeys(claim.system for claim in CLAIMS)
     for name in systems:
@@ -177,32 +153,62 @@ def plan(systems: Sequence[str], seeds: int, tasks: dict[Regime, list[Task]]) ->
     return Plan(tuple(claim for claim in CLAIMS if not systems or claim.system in systems), tasks, seeds)
 
 
-def tasks_of(names: Iterable[str] = TASKS, protocol: Path | None = None) -> dict[Regime, list[Task]]:
-    """The tasks as in the protocol, and with the upstream tuned too."""
-    frozen = load_tasks(protocol).choose(names, [])
-    tuned = [task.model_copy(update={"name": f"{task.name}_tuned", **FINE_TUNED}) for task in frozen]
-    return {"frozen": frozen, "fine-tuned": tuned}
+def tasks_of(names: Iterable[str] = (), protocol: Path | None = None) -> Tasks:
+    """The tasks as in the protocol, and with the upstream tuned too; some tune it by themselves.
+
+    names: all that claims are judged by, unless others are given.
+    """
+    named = names or dict.fromkeys(name for claim in CLAIMS for name in (*claim.tasks, *claim.beside))
+    found: Tasks = {"frozen": {}, "fine-tuned": {}}
+    for task in load_tasks(protocol).choose(named, []):
+        if task.features == "finetune":
+            found["fine-tuned"][task.name] = task
+        else:
+            found["frozen"][task.name] = task
+            tuned = {"name": f"{task.name}_tuned", **FINE_TUNED}
+            found["fine-tuned"][task.name] = task.model_copy(update=tuned)
+    return found
 
 
 def with_checkpoints(plan: Plan, setup: Setup, steps: int | None, engine: Engine, corpus: str = POOL) -> Plan:
     """The plan with the checkpoints it needs. steps: of training, None for those of the method's recipe."""
-    wanted = [(ARMS[name], seed) for name in plan.arms for seed in range(plan.seeds)]
-    pool = pool_of(corpus, setup.home, dict(setup.data), engine, setup.skip_bad)
-    found = [_pretraining(arm, seed, steps if arm.trained else 0, setup, pool) for arm, seed in wanted]
-    return plan._replace(pretrainings=tuple(found))
+    kinds = dict.fromkeys(ARMS[name].only for name in plan.arms)
+    pools = {only: pool_of(corpus, setup.home, dict(setup.data), engine, setup.skip_bad, only) for only in kinds}
+    found: dict[tuple[str, int], Pretraining] = {}
+    for arm in sorted((ARMS[name] for name in plan.arms), key=lambda arm: bool(arm.after)):
+        for seed in range(plan.seeds):
+            asked = _request(arm, seed, steps if arm.trained else 0, setup, corpus)
+            before = found[arm.after, seed] if arm.after else None
+            found[arm.name, seed] = _pretraining(arm, asked, pools[arm.only], before)
+    return plan._replace(pretrainings=tuple(found[name, seed] for name in plan.arms for seed in range(plan.seeds)))
 
 
-def _pretraining(arm: Arm, seed: int, steps: int | None, setup: Setup, pool: Pool) -> Pretraining:
+def _pretraining(arm: Arm, asked: Request, pool: Pool, before: Pretraining | None) -> Pretraining:
     """A checkpoint with all that decides its weights in its name, so that what is there already can be taken."""
+    recipe, decisive = _refined(asked, before) if before else _pretrained(asked, pool)
+    code = digest(decisive)[:8]
+    path = asked.home / "claims" / f"{arm.name}-{asked.seed}-{recipe.steps}-{code}.safetensors"
+    seconds = recipe.steps * recipe.batch * recipe.seconds * (ROUNDS if before else 1)
+    return Pretraining(arm, asked.seed, recipe.steps, seconds, path, code, before.path if before else None)
+
+
+def _pretrained(asked: Request, pool: Pool) -> tuple[Recipe, Any]:
+    """How a method is trained, and what decides its weights."""
     from benchmark.pretraining import identity, recipe_of
     from upstreams.pretrain import method as build
 
-    asked = _request(arm, seed, steps, setup, pool.corpus)
-    method = build(arm.method, SIZE, seed)
+    method = build(asked.method, SIZE, asked.seed)
     recipe = recipe_of(method.recipe, asked)
-    code = digest(identity(asked, method, recipe, pool))[:8]
-    path = setup.home / "claims" / f"{arm.name}-{seed}-{recipe.steps}-{code}.safetensors"
-    return Pretraining(arm, seed, recipe.steps, recipe.steps * recipe.batch * recipe.seconds, path)
+    return recipe, identity(asked, method, recipe, pool)
+
+
+def _refined(asked: Request, before: Pretraining) -> tuple[Recipe, Any]:
+    """How rounds of pseudo-labels tune a checkpoint that may not be there yet, and what decides its weights."""
+    from benchmark.pretraining import recipe_of
+    from upstreams.margin import MINI, MarginTuning
+
+    recipe = recipe_of(MINI.recipe, asked)
+    return recipe, [before.code, repr(replace(MINI, recipe=recipe)), MarginTuning.version, ROUNDS]
 
 
 def _request(arm: Arm, seed: int, steps: int | None, setup: Setup, corpus: str) -> Request:
@@ -210,18 +216,18 @@ def _request(arm: Arm, seed: int, steps: int | None, setup: Setup, corpus: str) 
 
     return Request(
         arm.method, corpus, setup.home, size=SIZE, seed=seed, steps=steps, data=setup.data, device=setup.device,
-        readers=2, skip_bad=setup.skip_bad,
+        readers=2, skip_bad=setup.skip_bad, metadata=arm.metadata, only=arm.only,
     )  # fmt: skip
 
 
 def perform(plan: Plan, setup: Setup, engine: Engine, tell: Callable[[str], object], corpus: str = POOL) -> Outcome:
-    """Pre-train what is not there yet, and run the tasks of each regime."""
+    """Pre-train what is not there yet, what starts from others after these, and run the tasks of each regime."""
     engine = alone(engine)
-    engine(partial(pretrain_stage, setup=setup, corpus=corpus), plan.todo, "pre-train", _work)
+    stage = partial(pretrain_stage, setup=setup, corpus=corpus)
+    for later in (False, True):
+        engine(stage, [each for each in plan.todo if bool(each.start) == later], "pre-train", _work)
     outcomes = [
-        run(plan.tasks[regime], names, setup, engine, tell)
-        for regime in plan.tasks
-        if (names := plan.references(regime))
+        run(tasks, upstreams, setup, engine, tell) for regime in plan.tasks for tasks, upstreams in plan.runs(regime)
     ]
     records = [record for outcome in outcomes for record in outcome.records]
     failures = [failed for outcome in outcomes for failed in outcome.failures]
@@ -229,14 +235,19 @@ def perform(plan: Plan, setup: Setup, engine: Engine, tell: Callable[[str], obje
 
 
 def _work(each: Pretraining) -> float:
-    return each.seconds + 1.0
+    return each.work
 
 
 def pretrain_stage(each: Pretraining, setup: Setup, corpus: str) -> None:
     """Make a checkpoint, or go on with it."""
     from benchmark.pretraining import pretrain
+    from benchmark.pseudo_labels import refine, request_of
 
-    pretrain(replace(_request(each.arm, each.seed, each.steps, setup, corpus), out=each.path))
+    asked = replace(_request(each.arm, each.seed, each.steps, setup, corpus), out=each.path)
+    if each.start is None:
+        pretrain(asked)
+    else:
+        refine(request_of(f"{each.arm.upstream}@{each.start}", asked, rounds=ROUNDS))
 
 
 def alone(engine: Engine) -> Engine:
