@@ -399,7 +399,7 @@ RECIPES = {
 
 
 class Guess(NamedTuple):
-    """What the encoder gives (B, N, D), masked tokens (B, N), the most of a clip, and means (B, D) of a middle block."""
+    """Output of the encoder (B, N, D), masked tokens (B, N), the most of a clip, and means (B, D) of a middle block."""
 
     output: Tensor
     mask: Tensor
