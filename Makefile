@@ -5,9 +5,13 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 BENCH := $(VENV)/bin/bench
 INSTALLED := $(VENV)/.installed
 
-DEMO_UPSTREAMS := fbank fbank_cmvn mfcc spectrogram hf:examples/hubert_tiny@random \
-  ssast_mini ssast_mini@random atst_mini atst_mini@random
-SHIPPED := ssast atst
+DEMO_UPSTREAMS = fbank fbank_cmvn mfcc spectrogram hf:examples/hubert_tiny@random \
+  $(foreach name,$(SHIPPED),$(name)_mini $(name)_mini@random)
+# What is shipped, and of which clips of the pool some are made: those in which somebody speaks.
+SHIPPED := ssast atst dino masr pms
+ONLY_dino := --only speaker
+ONLY_masr := --only speaker
+ONLY_pms := --only speaker
 FSDD ?= ../shared/data/fsdd
 
 .PHONY: install demo test test-slow check checkpoints claims results speed clean
@@ -47,7 +51,7 @@ checkpoints: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory -j2 $(SHIPPED:%=upstreams/weights/%_mini.safetensors)
 
 upstreams/weights/%_mini.safetensors:
-	$(BENCH) pretrain $* --corpus tiny_pool --size mini --half --out $@ --home demo/home --workers 1 --device cpu
+	$(BENCH) pretrain $* --corpus tiny_pool $(ONLY_$*) --size mini --half --out $@ --home demo/home --workers 1 --device cpu
 
 # What README's "The papers' claims" shows, made anew.
 claims: $(INSTALLED)

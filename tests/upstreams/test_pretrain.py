@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tests.upstreams.training import PLAN, STEPS, Spoilt, Toy, batches, close, fitted, same, toy
 from upstreams.base import UpstreamError
+from upstreams.metadata import WithMetadata
 from upstreams.optimization import learning_rate
-from upstreams.pretrain import METHODS, Batch, Plan, Progress, State, fit, method, seed_of
+from upstreams.pretrain import METHODS, Batch, Method, Plan, Progress, State, Step, fit, method, seed_of
 from upstreams.processes import Interruption
 
 
@@ -84,21 +85,45 @@ def test_the_generator_of_the_caller_is_left_as_it_was():
 
 
 def noises(first: int) -> Iterator[Batch]:
-    """Half a second each, in parts of two."""
+    """Half a second each, in parts of three, two of which are of one speaker."""
     for step in range(first, 3):
-        sound = 0.1 * torch.randn(4, 8000, generator=torch.Generator().manual_seed(step))
-        yield from (Batch(rows, torch.tensor([8000, 6500])) for rows in sound.chunk(2))
+        sound = 0.1 * torch.randn(6, 8000, generator=torch.Generator().manual_seed(step))
+        labels = {"speaker": torch.tensor([1, 0, 1])}
+        yield from (Batch(rows, torch.tensor([8000, 6500, 7000]), labels) for rows in sound.chunk(2))
 
 
+def built(name: str, labels: bool, seed: int) -> Method:
+    """A small method as it is trained with labels or without."""
+    plain = method(name, "mini", seed)
+    return WithMetadata(plain, {"speaker": 1.0}) if labels else plain
+
+
+@pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_resumes_bit_for_bit(name):
-    whole, rest = method(name, "mini", 0), method(name, "mini", 1)
+def test_every_method_resumes_bit_for_bit(name, labels):
+    whole, rest = (built(name, labels, seed) for seed in (0, 1))
     plan = Plan(replace(whole.recipe, steps=3, warmup=1), accumulate=2, every=2, save_every=0.0)
     states: list[State] = []
     history = fit(whole, noises, plan, save=states.append)
     assert fit(rest, noises, plan, state=states[0]) == history
     assert same(whole.state_dict(), rest.state_dict())
     assert not same(whole.exported(), method(name, "mini", 0).exported())
+    assert ("triplet" in history[-1].terms) == labels
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_each_view_of_each_clip_a_vector_that_the_encoder_learns_from(name):
+    trained, batch = method(name, "mini", 0).eval(), next(noises(0))
+    other = batch.waveforms.clone()
+    other[1] = 0.05 * torch.randn(8000, generator=torch.Generator().manual_seed(9))
+    found = []
+    for waveforms in (batch.waveforms, other):
+        torch.manual_seed(3)
+        found.append(trained(batch._replace(waveforms=waveforms), 0.5).vectors)
+    changes = (found[0] - found[1]).norm(dim=1).unflatten(0, (-1, 3))  # of each view and clip
+    assert torch.all(changes[:, 1] > 3 * changes[:, [0, 2]].amax(1)), "though ATST mixes a little of others into clips"
+    found[0].square().sum().backward()
+    assert any(weight.grad is not None and weight.grad.any() for weight in trained.parameters())
 
 
 def test_a_training_without_steps_leaves_the_weights_it_starts_from():
@@ -161,7 +186,7 @@ def by_hand(plan: Plan) -> dict[str, Tensor]:
         optimizer.zero_grad()
         for part in range(plan.accumulate):
             torch.manual_seed(seed_of(plan.seed, step, part, 0))
-            (trained(next(feed), step / STEPS)["loss"] / plan.accumulate).backward()
+            (trained(next(feed), step / STEPS).terms["loss"] / plan.accumulate).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 0.5)
         optimizer.step()
         with torch.no_grad():
@@ -205,8 +230,9 @@ class Overflowing(Toy):
 class Steep(Toy):
     """Its loss is finite, but has no slope that is."""
 
-    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
-        return {"loss": (0.0 * self.layers(batch.waveforms)).sum().sqrt()}
+    def forward(self, batch: Batch, done: float) -> Step:
+        guessed = self.layers(batch.waveforms)
+        return Step({"loss": (0.0 * guessed).sum().sqrt()}, guessed)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +255,7 @@ def test_what_is_not_finite_is_told_and_never_saved(kind, save_every, told):
 class Greedy(Toy):
     """Wants more memory than a GPU has."""
 
-    def forward(self, batch: Batch, done: float) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, done: float) -> Step:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
 
@@ -311,7 +337,7 @@ def test_a_gpu_resumes_where_it_stopped(precision):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_and_resumes_on_a_gpu(name, precision):
-    whole, rest = method(name, "mini", 0), method(name, "mini", 1)
+    whole, rest = (built(name, True, seed) for seed in (0, 1))
     recipe = replace(whole.recipe, steps=3, warmup=1, precision=precision)
     plan = Plan(recipe, accumulate=2, every=1, save_every=0.0, device="cuda")
     states: list[State] = []
@@ -323,8 +349,8 @@ def test_every_method_trains_and_resumes_on_a_gpu(name, precision):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_makes_its_tensors_where_its_batch_is(name, monkeypatch):
     monkeypatch.setattr("upstreams.views.drawn", lambda like: torch.rand(len(like), dtype=torch.float64, device="cpu"))
-    trained, batch = method(name, "mini", 0), next(noises(0))
+    trained, batch = built(name, True, 0), next(noises(0))
     # Whatever is made without a device is made there, and does not go with the batch.
     with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
-        loss = trained(batch, 0.0)["loss"]
-    assert loss.device.type == "cpu"
+        terms, vectors = trained(batch, 0.5)
+    assert {each.device.type for each in (*terms.values(), vectors)} == {"cpu"}
