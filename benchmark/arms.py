@@ -77,8 +77,9 @@ ARMS = {
         Arm("dino-random", "dino", "the weights that dino starts from, untrained", trained=False, only=SPEECH),
         Arm("masr", "masr", "MASR, pre-trained by masked prediction and metadata", only=SPEECH),
         Arm(
-            "masr-plain", "masr", "the same without metadata, for as many steps of as many clips", metadata=(),
-            only=SPEECH,
+            "masr-plain", "masr",
+            "the same without metadata, for as many steps of as many clips, drawn singly, not in groups of like ones",
+            metadata=(), only=SPEECH,
         ),
         Arm(
             "masr-random", "masr", "the weights that masr starts from, untrained", trained=False, metadata=(),

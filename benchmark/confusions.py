@@ -42,9 +42,9 @@ def mixed_up(groups: Groups) -> Mark:
 
 
 KINDS: dict[str, Mark] = {
-    "taken for its own branch": taken_for(BRANCHES),
+    "taken for another of its branch": taken_for(BRANCHES),
     "mixed up within its branch": mixed_up(BRANCHES),
-    "taken for none of its branch": taken_for(BRANCHES, related=False),
+    "taken for one outside its branch": taken_for(BRANCHES, related=False),
     "taken for another Indo-European": taken_for(FAMILY),
 }
 

@@ -82,9 +82,10 @@ def reach(plan: Plan, records: Iterable[Record], setup: Setup, steps: int | None
     kept = complete(plan, newest(records, steps))
     found = answers(kept, Results(setup.results))
     speakers = speakers_of(dict.fromkeys(task.corpus for task in plan.needed), setup)
-    verdicts = [judged(claim, plan, found, speakers) for claim in plan.claims]
+    verdicts = agreeing([judged(claim, plan, found, speakers) for claim in plan.claims])
     columns = columns_of(plan, found)
-    told = notes(plan, sum(len(verdict.rows) for verdict in verdicts), steps_of(plan, kept))
+    contrasts = {_contrast(each.claim, row) for each in verdicts for row in each.rows}
+    told = notes(plan, len(contrasts), steps_of(plan, kept))
     return Findings(verdicts, list(columns.values()), scores(plan, found, speakers, columns), told, tables(plan, found))
 
 
@@ -103,6 +104,21 @@ def judged(claim: Claim, plan: Plan, found: Answers, speakers: Mapping[str, str]
     rows = [*every[:count], *([_row(AVERAGE, own, some)] if count > 1 else [])]
     relative = [_row("", own, some, relative=True)._replace(task=_relative(own))] if claim.relative else []
     return Verdict(claim, [*rows, *relative, *every[count:]], rows[-1])
+
+
+def agreeing(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts, where what several claims contrast has one interval; by itself each has one of its own draws."""
+    first: dict[tuple[str, ...], Row] = {}
+    found = []
+    for each in verdicts:
+        rows = [first.setdefault(_contrast(each.claim, row), row) for row in each.rows]
+        found.append(each._replace(rows=rows, main=rows[each.rows.index(each.main)]))
+    return found
+
+
+def _contrast(claim: Claim, row: Row) -> tuple[str, ...]:
+    of = claim.tasks if row.relative or row.task == AVERAGE else ()
+    return claim.first, claim.second, claim.regime, row.task, *of
 
 
 def _judged_by_confusions(claim: Claim, plan: Plan, found: Answers, speakers: Mapping[str, str]) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from upstreams.standins import printable, shown
 Bands = tuple[int | None, ...]  # frames that each layer's attention reaches to either side; None: everywhere
 WIDEST = 1_000_000  # frames; hours of sound
 OPEN = "none"
+FEW_DIGITS = re.compile("[0-9]{1,9}").fullmatch  # of thousands Python makes no number
 
 
 def parsed(text: str, layers: int, told: str) -> Bands:
@@ -22,13 +24,13 @@ def parsed(text: str, layers: int, told: str) -> Bands:
     words = [word.strip().lower() for word in text.split(",")]
     if words == [OPEN]:
         return (None,) * layers
-    return checked([int(word) if word.isdecimal() else None if word == OPEN else word for word in words], layers, told)
+    return checked([int(word) if FEW_DIGITS(word) else None if word == OPEN else word for word in words], layers, told)
 
 
 def checked(bands: Any, layers: int, told: str) -> Bands:
     """Bands that a file or user gives, if there is one for each layer; raises UpstreamError otherwise."""
     if not isinstance(bands, (list, tuple)) or len(bands) != layers:
-        held = f"{len(bands)} bands" if isinstance(bands, (list, tuple)) else f"the bands {shown(bands)}"
+        held = f"bands for {len(bands)}" if isinstance(bands, (list, tuple)) else f"the bands {shown(bands)}"
         raise UpstreamError(f"{told} has {layers} layers and {held}; give one for each, such as 8,16,none")
     for band in bands:
         if band is not None and (type(band) is not int or not 0 <= band <= WIDEST):

@@ -49,14 +49,13 @@ from upstreams.waveform_encoders import WaveformEncoder, architecture, transform
 
 CONFIG = "bench.config"  # bytes of JSON beside the weights
 LARGEST = 100_000  # bytes of it
+FASTEST = 1_000  # frames a second; attention takes room by their square
 FLOOR = 1e-7  # that transformers adds to a clip's variance; fairseq adds 1e-5
 OTHERS = ("quantizer.", "project_q.", "spk_proj.", "regression_head.", "_ema", "grep_linear.")  # fairseq's other models
 UNITS = "label_embs_concat"  # what fairseq's HuBERT has and its relatives lack
 SPAN, SHARE, TEMPERATURE = 10, 0.8, 0.1  # frames; of a clip that spans would cover if they never overlapped; HuBERT's
 BOTH = ("coarse", "fine")
 SHAPES = ("hidden_size", "num_hidden_layers", "intermediate_size", "conv_dim")  # of weights
-
-
 BASE = {"feat_proj_dropout": 0.1, "hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0}
 
 
@@ -246,7 +245,7 @@ def of_ours(state: Mapping[str, Tensor], random: bool, reference: str) -> Pms:
     """What `exported` gave; nothing is built that is far larger than the weights."""
     from upstreams.huggingface import configuration, model_class, refuse_larger
 
-    facts = facts_in(state[CONFIG], reference)
+    facts = facts_in(state.get(CONFIG), reference)
     config = configuration({**facts["model"], "model_type": "hubert"}, reference)
     weights = {name: tensor for name, tensor in state.items() if name != CONFIG}
     refuse_larger(config, weights, reference)
@@ -257,13 +256,16 @@ def of_ours(state: Mapping[str, Tensor], random: bool, reference: str) -> Pms:
         model.load_state_dict(weights)
     upstream = Pms(model, facts["normalize"], 16_000, bands)
     refuse_slow(upstream, f"{CONFIG} in '{reference}'")
+    if upstream.hop * FASTEST < upstream.sample_rate:
+        told = f"{CONFIG} in '{reference}' has a conv_stride that gives a frame every {upstream.hop} samples"
+        raise UpstreamError(f"{told}; there may be {FASTEST} a second")
     return upstream
 
 
-def facts_in(written: Tensor, reference: str) -> dict[str, Any]:
+def facts_in(written: Tensor | None, reference: str) -> dict[str, Any]:
     """What a checkpoint of ours says of itself; raises UpstreamError where that cannot be read."""
     try:
-        if written.dtype != torch.uint8 or written.ndim != 1 or len(written) > LARGEST:
+        if written is None or written.dtype != torch.uint8 or written.ndim != 1 or len(written) > LARGEST:
             raise ValueError
         facts = dict(json.loads(bytes(written.tolist())))
         kinds = [("model", dict), ("normalize", bool), ("filters", bool), ("bands", list)]
@@ -322,7 +324,7 @@ class PmsPretraining(Method):
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Find the units from the first batches."""
-        found: list[Tensor] = []
+        found = [torch.zeros(0, self.features.dim)]
         with torch.no_grad(), one_thread():
             while sum(map(len, found)) < self.size.frames and (batch := next(batches, None)) is not None:
                 known = self.features(batch.waveforms, batch.lengths)
@@ -392,6 +394,8 @@ def spans(there: Tensor, share: float, length: int) -> Tensor:
 
     As fairseq draws them (Baevski et al., 2020): of a clip's n frames, n * share / length spans, rounded up or down by
     chance, begin at different ones and end within it; at least one, which in a clip shorter than a span is all of it.
+    (For HuBERT there are at least two, and of all clips of a batch so many are dropped again at random frames that none
+    has more masked frames than another.)
     """
     counts = there.sum(1)
     places = (counts - length + 1).clamp(min=1)
@@ -441,6 +445,10 @@ def method(
             raise UpstreamError("layer of pms is of a teacher's features, and there is no teacher; give teacher=FILE")
         return PmsPretraining(chosen, reach, targets, Cepstra(chosen.centered))
     earlier = loaded(teacher, False)
+    if earlier.sample_rate != Method.sample_rate:
+        raise UpstreamError(
+            f"the teacher of pms hears {earlier.sample_rate} samples a second; give one of {Method.sample_rate}"
+        )
     layer = (earlier.layers - 1) // 2 if layer is None else layer
     if type(layer) is not int or not 0 <= layer < earlier.layers:
         raise UpstreamError(f"layer of pms is {shown(layer)}; that teacher has layers 0 to {earlier.layers - 1}")

@@ -54,7 +54,8 @@ class Codebook(nn.Module):
     def find(self, frames: Tensor, trials: int) -> None:
         """Centres of frames (N, dim) by scikit-learn's k-means, its seed drawn from torch's generator.
 
-        trials: starts, the best of which is gone on from. Raises UpstreamError for fewer frames than centres.
+        trials: starts, the best of which is gone on from. Raises UpstreamError for fewer frames than centres, and for
+        frames that are not finite.
         """
         from sklearn.cluster import MiniBatchKMeans
         from sklearn.exceptions import ConvergenceWarning
@@ -62,6 +63,8 @@ class Codebook(nn.Module):
         number, seed = len(self.centers), int(torch.randint(2**31, ()))
         if len(frames) < number:
             raise UpstreamError(f"{len(frames)} frames are too few for {number} units; give more or longer clips")
+        if not bool(frames.isfinite().all()):
+            raise UpstreamError("no units can be found, as the first batches give frames that are not finite")
         clusters = MiniBatchKMeans(
             number, random_state=seed, batch_size=BATCH, max_iter=PASSES, max_no_improvement=PATIENCE, tol=0.0,
             n_init=trials, reassignment_ratio=0.0,

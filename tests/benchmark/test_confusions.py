@@ -49,8 +49,8 @@ def test_confusions_of_related_languages_are_counted_apart_from_others() -> None
     wrong = [row["prediction"] not in (row["reference"], "fi") for row in kin]
     assert family.second == pytest.approx(100 * fmean(wrong))
     assert (verdict.word, outside.interval.verdict) == ("shown for one seed", "not resolved")
-    assert "frozen, tiny_language: taken for its own branch: +" in verdicts.sentence(verdict)
-    assert verdicts.cells(verdict)[0][2] == "tiny_language: taken for its own branch ↓"
+    assert "frozen, tiny_language: taken for another of its branch: +" in verdicts.sentence(verdict)
+    assert verdicts.cells(verdict)[0][2] == "tiny_language: taken for another of its branch ↓"
 
 
 def test_the_table_of_confusions_is_scikit_learns() -> None:

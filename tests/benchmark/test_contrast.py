@@ -129,7 +129,7 @@ def test_systems_that_answer_alike_differ_by_nothing(two_tasks: list[Clips]) -> 
 @pytest.mark.parametrize(("seeds", "by_seed"), [(3, 0.05), (3, 0.1), (5, 0.1)])
 def test_the_true_difference_lies_in_95_of_100_intervals(seeds: int, by_seed: float) -> None:
     """52 speakers with 8 clips: speakers, clips and seeds drawn anew each time, as hard as the embedded corpus."""
-    rng, worlds, speakers, clips = np.random.default_rng(7), 2500, 52, 8
+    rng, worlds, speakers, clips = np.random.default_rng(7), 1500, 52, 8
     by_arm, by_clip, luck = 0.4, 0.8, 0.5
     owners = [str(number // clips) for number in range(speakers * clips)]
     deviation = math.sqrt(1 + by_arm**2 + by_clip**2 + luck**2 + by_seed**2)
@@ -332,7 +332,7 @@ def test_the_true_difference_of_equal_error_rates_lies_in_95_of_100_intervals() 
     for _ in range(worlds):
         found = interval(draw([trials(rng, 30, 4, 2)], draws=200), fewer)
         hits += found.low <= 100 * (worse - better) <= found.high
-    assert 0.94 <= hits / worlds <= 0.99
+    assert 0.975 <= hits / worlds <= 0.99  # about 0.97 with intervals a sixth narrower
 
 
 def test_ten_thousand_draws_of_3600_trials_take_seconds() -> None:

@@ -30,8 +30,8 @@ from tests.conftest import Bench
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals that are a little less exact, for a tenth of the time, and each corpus listed once."""
-    monkeypatch.setattr(verdicts, "draw", partial(draw, draws=1000))
+    """Intervals that are a little less exact, for a fraction of the time, and each corpus listed once."""
+    monkeypatch.setattr(verdicts, "draw", partial(draw, draws=400))
     monkeypatch.setattr(verdicts, "speakers_of", speakers_of)
 
 
@@ -153,6 +153,17 @@ def test_seeds_of_different_steps_are_not_averaged(halves: Halves) -> None:
     assert halves.reach(5).verdicts[0].rows[0].first < 80.0
     with pytest.raises(UserError, match="no records of atst-1 on tiny_keyword yet"):
         halves.reach(9)
+
+
+def test_what_two_claims_contrast_has_one_interval(made: Path, tmp_path: Path) -> None:
+    both = [Claim("", "atst", "atst-random", "frozen", "", True, tasks) for tasks in (("tiny_language",), TASKS)]
+    plan = Plan(tuple(both), claims.tasks_of(TASKS), 3)
+    found = verdicts.reach(plan, Results(made / "claims").read_all()[0], Setup(tmp_path, made / "claims"))
+    alone, every = found.verdicts
+    assert alone.main == alone.rows[0] == every.rows[TASKS.index("tiny_language")]
+    assert (every.main.task, every.main.interval) == (verdicts.AVERAGE, every.rows[len(TASKS)].interval)
+    assert alone.rows[1].interval != every.rows[-1].interval  # relative gains on one task and on all
+    assert any("each of 8 intervals stands for itself" in note for note in found.notes)  # and not of nine
 
 
 def test_one_seed_is_said_to_leave_out_the_others(halves: Halves) -> None:
@@ -319,4 +330,6 @@ def test_sentences_and_tables_name_the_metric_and_what_is_lower(erring: Path, be
     assert f"| system | regime | {columns}" in text
     assert "| pms | fine-tuned | – | – | – | 2" in text
     assert "| dino > dino-random | frozen | tiny_cosine ↓ | " in text
-    assert "20 epochs, learning rates 0.0005, 0.001 (tiny_ctc); 60 epochs" in text
+    more, fewer = (claims.tasks_of(RECOGNITION)["fine-tuned"][name] for name in RECOGNITION)
+    rates = ", ".join(f"{rate:g}" for rate in more.lr)
+    assert f"{more.epochs} epochs, learning rates {rates} (tiny_ctc); {fewer.epochs} epochs, learning rates " in text

@@ -93,13 +93,15 @@ def test_bands_are_read_as_they_are_typed() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("6,12", "has 3 layers and 2 bands; give one for each"),
-        ("6", "has 3 layers and 1 bands"),
+        ("6,12", "has 3 layers and bands for 2; give one for each"),
+        ("6", "has 3 layers and bands for 1"),
         ("6,12,many", "has the band 'many'; it is a number of frames"),
         ("6,12,-1", "has the band '-1'"),
         ("6,12,1.5", "has the band '1.5'"),
         ("6,12,", "has the band ''"),
         ("6,12,9999999", "has the band '9999999'"),
+        ("6,12," + "9" * 5_000, r"has the band '9+\.\.\.'; it is"),
+        ("6,12,٣", "has the band '٣'"),
     ],
 )
 def test_other_bands_are_refused(text: str, told: str) -> None:

@@ -381,10 +381,12 @@ def test_units_are_found_the_same_with_any_number_of_threads() -> None:
     assert torch.equal(*found)
 
 
-def test_no_more_batches_are_read_than_units_need() -> None:
+def test_no_more_batches_are_read_than_units_need_and_none_at_all_are_too_few() -> None:
     feed = batches(0)
     tiny(frames=100).prepare(feed)
     assert len(list(feed)) == 5
+    with pytest.raises(UpstreamError, match="0 frames are too few for 4 units"):
+        tiny().prepare(feed)
 
 
 def test_in_a_second_iteration_units_are_clusters_of_a_layer_of_the_first(
@@ -437,7 +439,7 @@ def test_base_is_hubert_base() -> None:
     ("options", "words"),
     [
         ({"targets": "all"}, "no targets 'all' of pms; write both, coarse or fine"),
-        ({"bands": "6,12"}, "pms has 4 layers and 2 bands"),
+        ({"bands": "6,12"}, "pms has 4 layers and bands for 2"),
         ({"layer": 2}, "there is no teacher; give teacher=FILE"),
         ({"teacher": "/nowhere.safetensors"}, "no file '/nowhere.safetensors'"),
     ],
@@ -452,6 +454,10 @@ def test_impossible_teachers_are_refused(exported: Path, tmp_path: Path) -> None
         build("mini", teacher=str(exported), layer=9)
     save(models.build("hubert", **models.SMALL), waveform_extractor(), tmp_path)
     with pytest.raises(UpstreamError, match="the teacher of pms gives a frame every 80 samples"):
+        build("mini", teacher=str(tmp_path))
+    front_end = tmp_path / "preprocessor_config.json"
+    front_end.write_text(json.dumps(json.loads(front_end.read_text()) | {"sampling_rate": 8_000}))
+    with pytest.raises(UpstreamError, match="the teacher of pms hears 8000 samples a second; give one of 16000"):
         build("mini", teacher=str(tmp_path))
 
 
@@ -471,12 +477,16 @@ BREAKS: dict[str, tuple[Any, str]] = {
     "floats": (lambda s: s | {CONFIG: torch.zeros(9)}, "cannot be read"),
     "nothing": (lambda s: s | {CONFIG: torch.tensor(list(b"{}"), dtype=torch.uint8)}, "cannot be read"),
     "nested": (lambda s: s | {CONFIG: torch.full((90_000,), ord("["), dtype=torch.uint8)}, "cannot be read"),
-    "bands": (lambda s: changed(s, bands=[1, 2]), "has 4 layers and 2 bands"),
+    "bands": (lambda s: changed(s, bands=[1, 2]), "has 4 layers and bands for 2"),
     "flag": (lambda s: changed(s, normalize=1), "cannot be read"),
     "deep": (lambda s: changed(s, model={"num_hidden_layers": 10**9}), "num_hidden_layers"),
     "huge": (lambda s: changed(s, model={"hidden_size": 99_968}), "a far larger model than its weights"),
     "heads": (lambda s: changed(s, model={"num_attention_heads": 5}), "no model can be built|more than"),
-    "stride": (lambda s: changed(s, model={"conv_stride": [0, 1, 2]}), "hop=0"),
+    "stride": (lambda s: changed(s, model={"conv_stride": [0, 1, 2]}), "a frame every 0 samples"),
+    "frames": (
+        lambda s: changed(s, model={"conv_stride": [1, 2, 4]}),
+        "a frame every 8 samples; there may be 1000",
+    ),
     "kernel": (lambda s: changed(s, model={"conv_stride": [400, 400, 1]}), "more than 10 s of sound|a frame every"),
 }
 
@@ -491,10 +501,15 @@ def test_broken_checkpoints_are_refused(kind: str, exported: Path, tmp_path: Pat
         create(f"pms@{tmp_path / 'x.safetensors'}")
 
 
+def test_a_checkpoint_whose_description_is_no_tensor_is_refused(exported: Path, tmp_path: Path) -> None:
+    torch.save(load_file(exported) | {CONFIG: [1, 2]}, tmp_path / "x.pt")
+    assert f"{CONFIG} in '{tmp_path / 'x.pt'}' cannot be read" in told(f"pms@{tmp_path / 'x.pt'}")
+
+
 def test_references_that_contradict_themselves_are_refused(exported: Path, tmp_path: Path) -> None:
     assert "leave it out" in told(f"pms@{exported}?size=base")
     assert "pms needs a checkpoint" in told("pms")
     assert "no size 'tiny' of pms; it takes: mini, base" in told("pms?size=tiny@random")
-    assert "has 4 layers and 1 bands" in told("pms?size=mini&bands=3@random")
+    assert "has 4 layers and bands for 1" in told("pms?size=mini&bands=3@random")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "strange.pt")
     assert "is no fairseq checkpoint" in told(f"pms@{tmp_path / 'strange.pt'}")

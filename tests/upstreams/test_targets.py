@@ -83,6 +83,13 @@ def test_fewer_frames_than_units_are_refused() -> None:
         Codebook(4, 2).find(torch.randn(3, 2), 1)
 
 
+def test_frames_that_are_not_finite_are_refused() -> None:
+    frames = torch.randn(9, 2)
+    frames[4, 1] = float("nan")
+    with pytest.raises(UpstreamError, match="no units can be found, as the first batches give frames that are not"):
+        Codebook(4, 2).find(frames, 1)
+
+
 def failing() -> None:
     assert torch.get_num_threads() == 1
     raise UpstreamError
