@@ -2,7 +2,8 @@
 
 What differs from the authors' code (hyperion, branch persephone-dino, recipe dinossl.v1), beside `upstreams.hyperion`:
 
-- A clip none of whose frames holds sound keeps all of them; theirs is given zeros for an embedding.
+- A clip none of whose frames holds sound keeps all of them; theirs is given zeros for an embedding. In clips of up
+  to 45 ms, too short for the window of their VAD, which frames are kept may differ.
 - Crops are cut from clips as they are, where theirs are cut from files without silence; a clip shorter than a crop is
   taken whole, where theirs are left out. Batch norms see what follows such a clip as silence.
 - Noise is 0 to 18 dB below, where theirs is 3 to 18 for music and babble; without folders of noises and rooms both are
@@ -27,7 +28,7 @@ from torch.nn import functional as F
 from upstreams import checkpoints, register
 from upstreams.arguments import advice
 from upstreams.augmentation import SHARES, Folder, Sources, augmented
-from upstreams.base import Features, Upstream, UpstreamError
+from upstreams.base import Features, Upstream, UpstreamError, valid
 from upstreams.hyperion import BANDS, CONTEXT, DITHER, HOP, RATE, HyperionMel, without_mean
 from upstreams.methods import Batch, Method, Recipe, Step
 from upstreams.optimization import half_cosine
@@ -39,20 +40,21 @@ from upstreams.xvector_checkpoints import Network as Network
 from upstreams.xvector_checkpoints import exported as exported
 from upstreams.xvector_checkpoints import network_of as network_of
 
+PACE = 2  # mel frames from one frame to the next; a convolution that makes fewer than all makes one of 2 or more
+
 
 class Dino(Upstream):
-    """Frames are those of the last stage; earlier ones are averaged over what each covers.
+    """A frame every 20 ms, for which later stages repeat theirs: recognition needs more than one in 80.
 
     Layers are the first convolution's output and each stage's, channels by bands; silence keeps its frames. The
     summary is the embedding.
     """
 
-    window = HOP // 2
+    hop, window = HOP * PACE, HOP // 2
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self.hop = HOP * network.shape.hops[-1]
         self.layers, self.dim = STAGES + 1, network.shape.width
 
     def settings(self) -> dict[str, object]:
@@ -61,9 +63,9 @@ class Dino(Upstream):
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
         stages = self.network.encoder_net(*self.network.features(waveforms, lengths))
-        counts, last = stages[-1][1], self.network.shape.hops[-1]
+        counts = self.frame_lengths(lengths)
         layers = zip(stages, self.network.shape.hops, strict=True)
-        frames = [averaged(flattened(maps).float(), valid, last // hop) for (maps, valid), hop in layers]
+        frames = [paced(flattened(maps).float(), kept, hop, counts) for (maps, kept), hop in layers]
         return Features(torch.stack(frames, dim=3).permute(0, 2, 3, 1).contiguous(), counts)
 
     def summarize(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
@@ -71,12 +73,17 @@ class Dino(Upstream):
         return self.network(waveforms, lengths).float()[:, None]
 
 
-def averaged(frames: Tensor, counts: Tensor, step: int) -> Tensor:
-    """Means (B, D, T / step, rounded up) of every `step` frames of (B, D, T), zero beyond counts (B,) as these are."""
-    size = -(-frames.shape[2] // step)
-    sums = F.pad(frames, (0, size * step - frames.shape[2])).unflatten(2, (size, step)).sum(3)
-    starts = torch.arange(size, device=frames.device) * step
-    return sums / (counts[:, None] - starts).clamp(1, step)[:, None]
+def paced(frames: Tensor, counts: Tensor, hop: int, wanted: Tensor) -> Tensor:
+    """Frames (B, D, T) that come every `hop` mel frames, every PACE of these: averaged or repeated, (B, D, max wanted).
+
+    They are zero beyond counts (B,), and then beyond wanted (B,).
+    """
+    size = int(wanted.max())
+    starts = torch.arange(size, device=frames.device) * PACE
+    if hop < PACE:
+        padded = F.pad(frames, (0, size * PACE - frames.shape[2]))
+        return padded.unflatten(2, (size, PACE)).sum(3) / (counts[:, None] - starts).clamp(1, PACE)[:, None]
+    return frames[:, :, starts // hop].masked_fill(~valid(wanted, size)[:, None], 0.0)
 
 
 def loaded(checkpoint: str, random: bool) -> Upstream:

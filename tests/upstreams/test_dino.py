@@ -32,12 +32,12 @@ from upstreams.dino import (
     DinoPretraining,
     Head,
     Network,
-    averaged,
     disagreement,
     entropy,
     exported,
     method,
     network_of,
+    paced,
 )
 from upstreams.hyperion import HyperionMel
 from upstreams.methods import Batch, Recipe
@@ -239,6 +239,12 @@ def test_what_is_exported_is_read_again(tmp_path: Path, capped: bool):
     assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in found.state_dict().items())
 
 
+@pytest.mark.parametrize("told_of", [torch.zeros(3), torch.zeros(0), torch.tensor(2), torch.tensor(math.nan)])
+def test_a_file_that_does_not_tell_the_activation_is_refused(tmp_path: Path, told_of: Tensor):
+    path = saved({**exported(tiny().network), CAPPED: told_of}, tmp_path / "dino.pth")
+    assert f"{CAPPED} of '{path}' is neither 0 nor 1" in told(f"dino@{path}")
+
+
 def test_random_twins_have_the_files_architecture_and_other_weights(tmp_path: Path):
     path = str(tmp_path / "dino.safetensors")
     save_file(exported(tiny().network), path)
@@ -257,7 +263,7 @@ def test_a_files_size_is_its_own(file: str):
 
 def test_sizes_are_those_known():
     upstream = create("dino?size=base@random")
-    assert (upstream.layers, upstream.dim, upstream.hop, upstream.window) == (5, 1280, 1280, 80)
+    assert (upstream.layers, upstream.dim, upstream.hop, upstream.window) == (5, 1280, 320, 80)
     assert create("dino?size=mini@random").network.shape == SIZES["mini"].shape
     assert "did you mean 'base'" in told("dino?size=bas@random")
     assert "needs its checkpoint" in told("dino")
@@ -280,15 +286,19 @@ def test_a_clips_embedding_does_not_depend_on_its_batch():
         torch.testing.assert_close(together[row], alone, atol=1e-4 * float(alone.abs().max()), rtol=0)
 
 
-def test_earlier_stages_are_averaged_over_what_a_frame_covers():
-    frames, counts = drawn("frames", 2, 3, 11), torch.tensor([11, 5])
-    frames[1, :, 5:] = 0
-    found = averaged(frames, counts, 4)
-    for row, count in enumerate((11, 5)):
-        for t in range(3):
-            part = frames[row, :, 4 * t : min(4 * t + 4, count)]
-            expected = part.mean(1) if part.shape[1] else torch.zeros(3)
-            torch.testing.assert_close(found[row, :, t], expected)
+@pytest.mark.parametrize("hop", [1, 2, 4, 8, 16])
+def test_every_stage_is_brought_to_one_pace(hop: int):
+    long = torch.tensor([11, 5])  # mel frames
+    frames, counts, wanted = drawn("frames", 2, 3, -(-11 // hop)), -(-long // hop), -(-long // 2)
+    for row, count in enumerate(counts.tolist()):
+        frames[row, :, count:] = 0
+    found = paced(frames, counts, hop, wanted)
+    assert found.shape == (2, 3, 6)
+    for row, count in enumerate(long.tolist()):
+        for t in range(6):
+            covered = range(2 * t, min(2 * t + 2, count), max(1, hop))
+            parts = [frames[row, :, mel // hop] for mel in covered]
+            torch.testing.assert_close(found[row, :, t], sum(parts) / len(parts) if parts else torch.zeros(3))
 
 
 def test_the_loss_and_centre_are_hyperions():
