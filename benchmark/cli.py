@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from benchmark.console import draw, families, readable, say, show, warn, write_tables
+from benchmark.console import draw, families, finish, readable, say, show, warn, write_tables
 from benchmark.errors import UserError, as_users, is_users
 from benchmark.options import (
     HOME,
@@ -36,10 +35,7 @@ from benchmark.options import (
     setup_of,
     tasks_of,
 )
-from benchmark.training_commands import pretrain, pseudo_label
-
-if TYPE_CHECKING:
-    from benchmark.errors import Failure
+from benchmark.training_commands import claims, pretrain, pseudo_label
 
 app = typer.Typer(
     help="Is my speech or audio SSL checkpoint better, at what, and is the difference real?",
@@ -69,7 +65,7 @@ def run(
         asked = {record.id for record in outcome.records}
         write_tables(setup.results, readable(setup.results, asked), upstreams, [each.name for each in tasks])
         say("nothing was left to do" if not outcome.trained else f"{outcome.trained} jobs done")
-    _finish(outcome.failures, bool(outcome.records))
+    finish(outcome.failures, bool(outcome.records))
 
 
 @app.command()
@@ -107,7 +103,7 @@ def plan(
     say(
         f"{jobs} jobs, {jobs - left} done, {left} to do; {sum(sizes):,} bytes to extract into {setup.home / 'features'}"
     )
-    _finish(failures, bool(sweeps))
+    finish(failures, bool(sweeps))
 
 
 @app.command()
@@ -154,43 +150,7 @@ def check(upstream: Upstream, device: Device = "auto", precision: Precision = "f
 
 app.command()(pretrain)
 app.command("pseudo-label")(pseudo_label)
-
-
-@app.command()
-def claims(
-    systems: Annotated[
-        list[str] | None, typer.Argument(metavar="SYSTEM", help="ssast, atst, dino, masr or pms; without any: all.")
-    ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pre-trainings of each kind.")] = 3,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of each. [default: those of its recipe]")] = None,
-    home: Home = HOME, results: ResultsFolder = Path("results"),
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that share the work; 0: one a core.")] = 0,
-    device: Device = "auto",
-    report: Annotated[bool, typer.Option("--report", help="Make the tables anew from the records alone.")] = False,
-) -> None:  # fmt: skip
-    """Pre-train the seed systems in miniature, and re-run the contrasts that their papers' headlines rest on."""
-    from benchmark import claims, verdicts
-    from benchmark.engine import cores, engine
-
-    setup = setup_of(None, home, results / "claims", device, "fp32", None, 20.0, False)
-    plan = claims.plan(systems or [], seeds, claims.tasks_of())
-    if report:
-        records = readable(setup.results)
-    else:
-        workers = workers or cores()
-        processes = engine(workers)
-        plan = claims.with_checkpoints(plan, setup, steps, processes)
-        say(plan.told(workers))
-        outcome = claims.perform(plan, setup, processes, say)
-        _finish(outcome.failures, bool(outcome.records))
-        records = outcome.records
-    told = verdicts.reach(plan, records, setup, steps)
-    draw(verdicts.COLUMNS, [row for verdict in told.verdicts for row in verdicts.cells(verdict)])
-    draw(["system", "regime", *told.tasks], told.scores)
-    for text in (*map(verdicts.sentence, told.verdicts), *told.notes):
-        say(f"  {text}")
-    for path in verdicts.write(setup.results, told):
-        say(f"wrote {path}")
+app.command()(claims)
 
 
 @data_app.command("list")
@@ -304,14 +264,6 @@ def _list_corpora(home: Path) -> None:
         rows.append([name, each.datasheet.splitlines()[0], origin, "yes" if ready else "no"])
     draw(["corpus", "what it is", "audio", "prepared"], rows)
     say("your own: --data NAME=FOLDER_OR_TABLE with tasks in a --protocol file; see README")
-
-
-def _finish(failures: Sequence[Failure], some_done: bool) -> None:
-    """Name what failed; exit with 2 where all of it was a mistake of the user's and nothing was done, else with 1."""
-    for failed in failures:
-        warn(f"{failed.where}: {failed.message}" + (f" (see {failed.path})" if failed.path else ""))
-    if failures:
-        raise typer.Exit(2 if not some_done and all(failed.users for failed in failures) else 1)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What `bench` prints and the tables it writes."""
+"""What `bench` prints, the tables it writes, and how it ends."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from benchmark.errors import Failure
     from benchmark.leaderboard import Table
     from benchmark.records import Record
     from upstreams.s3prl_entries import Entry
@@ -100,3 +103,11 @@ def readable(results: Path, asked: Collection[str] = ()) -> list[Record]:
     if len(kept) < len(records):
         say(f"{len(records) - len(kept)} records of other runs (other weights, data or settings) are left out")
     return kept
+
+
+def finish(failures: Sequence[Failure], some_done: bool) -> None:
+    """Name what failed; exit with 2 where all of it was a mistake of the user's and nothing was done, else with 1."""
+    for failed in failures:
+        warn(f"{failed.where}: {failed.message}" + (f" (see {failed.path})" if failed.path else ""))
+    if failures:
+        raise typer.Exit(2 if not some_done and all(failed.users for failed in failures) else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ def parsed(text: str | None) -> Weights | None:
 
 
 def _pair(item: str) -> tuple[str, float]:
-    kind, _, number = item.partition("=")
+    kind, _, number = (part.strip() for part in item.partition("="))
     try:
         weight = float(number)
     except ValueError:
@@ -55,14 +56,33 @@ def chosen(asked: Weights | None, own: Mapping[str, float], pool: Pool) -> dict[
         return {kind: float(own[kind]) for kind in sorted(own) if kind in there}
     for kind, _ in asked:
         if kind not in there:
-            raise UserError(f"no clip of {pool.corpus} has a label '{kind}' of --metadata; {known(pool.clips)}")
+            raise UserError(f"no clip of {pool.corpus} has a label '{kind}' of --metadata; {known(kind, pool.clips)}")
     return dict(asked)
 
 
-def with_metadata(method: Method, weights: Mapping[str, float]) -> Method:
-    """The method, which learns from labels too where any have a weight."""
+def remarks(asked: Weights | None, own: Mapping[str, float], pool: Pool) -> list[str]:
+    """Which labels that the method would learn from are not there, and which of those to learn from tell nothing."""
+    weights = chosen(asked, own, pool)
+    counts = {kind: Counter(label for label in pool.labels(kind) if label is not None) for kind in weights}
+    dull = [kind for kind, count in counts.items() if len(count) < 2 or max(count.values()) < 2]
+    absent = [kind for kind in own if asked is None and kind not in weights]
+    return [
+        *(f"no clip of {pool.corpus} has a label '{kind}': the method learns without it" for kind in absent),
+        *(f"labels '{kind}' of {pool.corpus} tell no clips apart: all are the same, or all differ" for kind in dull),
+    ]
+
+
+def with_metadata(method: Method, weights: Mapping[str, float], strength: float | None = None) -> Method:
+    """The method, which learns from labels too where any have a weight; strength: None for the usual one.
+
+    Raises UserError for a strength that is below 0, or given though there are no labels.
+    """
+    if strength is not None and not weights:
+        raise UserError("--strength is that of labels, and none are learnt from; give --metadata, or leave it out")
+    if strength is not None and not 0 <= strength < math.inf:
+        raise UserError(f"--strength {strength:g} is no number of 0 or more; give one, or leave it out")
     if not weights:
         return method
-    from upstreams.metadata import WithMetadata
+    from upstreams.metadata import STRENGTH, WithMetadata
 
-    return WithMetadata(method, weights)
+    return WithMetadata(method, weights, strength=STRENGTH if strength is None else strength)

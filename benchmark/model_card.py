@@ -43,6 +43,7 @@ def command(request: Request) -> str:
         value = getattr(request, name)
         words += [] if value is None else [f"--{name}", str(value)]
     words += [] if request.metadata is None else ["--metadata", told(dict(request.metadata))]
+    words += [] if request.strength is None else ["--strength", str(request.strength)]
     words += ["--only", request.only] if request.only else []
     words += ["--accumulate", str(request.accumulate)] * (request.accumulate > 1)
     words += ["--half"] * request.half + ["--skip-bad"] * request.skip_bad
@@ -78,6 +79,7 @@ def facts_of(
             "left_out": training.pool.left_out,
             **only,
             **({"labels": labels} if labels else {}),
+            **({} if request.strength is None else {"strength": request.strength}),
         },
         **({"origin": origin} if origin else {}),
         "recipe": asdict(recipe),
@@ -168,13 +170,14 @@ def _supervision(labels: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _chosen(data: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of the table on data: which clips were taken, and how many have the labels that were learnt from."""
+    """Rows of the table on data: which clips were taken, and what is known of the labels that were learnt from."""
     only = [["only those with a label", f"{data['only']}; {data['without']:,} have none"]] if "only" in data else []
     labels = [
         [f"label {each['kind']}", f"{each['values']:,} values, on {each['clips']:,} clips"]
         for each in data.get("labels", [])
     ]
-    return only + labels
+    strength = [["strength of the term on labels", _number(data["strength"])]] if "strength" in data else []
+    return only + labels + strength
 
 
 def _left_out(clips: Sequence[tuple[str, str]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ def pool_of(
     there = sorted((clip for clip in manifest.clips if clip.split == split), key=lambda clip: clip.id)
     chosen = [clip for clip in there if only is None or only in clip.labels]
     if not chosen:
-        raise UserError(f"no clip of {corpus} has a label '{only}', which --only asks for; {known(there)}")
+        raise UserError(f"no clip of {corpus} has a label '{only}', which --only asks for; {known(only, there)}")
     good, bad = ([clip for clip in chosen if bool(clip.problem) == is_bad] for is_bad in (False, True))
     if bad and not (skip_bad and good):
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
@@ -85,10 +86,13 @@ def pool_of(
     return Pool(corpus, split, good, [(clip.id, clip.problem) for clip in bad], only, len(there) - len(chosen))
 
 
-def known(clips: Iterable[Clip]) -> str:
-    """Which kinds of labels there are, for a message."""
+def known(kind: str | None, clips: Iterable[Clip]) -> str:
+    """Which kinds of labels there are, and which of them may have been meant, for a message."""
     kinds = sorted({kind for clip in clips for kind in clip.labels})
-    return f"it has {', '.join(kinds)}" if kinds else "it has no labels at all"
+    if not kinds:
+        return "it has no labels at all; those in a folder's metadata.csv are read by: --corpus NAME --data NAME=FOLDER"
+    near = get_close_matches(kind or "", kinds, n=1)
+    return f"{f'did you mean {near[0]!r}? ' if near else ''}it has {', '.join(kinds)}"
 
 
 def _manifest(corpus: str, home: Path, data: dict[str, str], engine: Engine) -> Manifest:

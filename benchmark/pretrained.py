@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 KEY = "bench"  # the only key of the metadata: safetensors writes several in an order of chance
 LARGEST_HEADER = 100 << 20  # bytes, which safetensors sets
+COMMANDS = ("bench pretrain ", "bench pseudo-label ")  # one of them, as it was given, ends every model card
 
 
 def state_of(out: Path) -> Path:
@@ -123,7 +124,7 @@ def facts_in(path: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError):
         raise UserError(
-            f"{path} is there already, and not by bench pretrain; delete it, or give another --out"
+            f"{path} is there already, and not by bench pretrain or pseudo-label; delete it, or give another --out"
         ) from None
     return facts
 
@@ -131,14 +132,18 @@ def facts_in(path: Path) -> dict[str, Any] | None:
 def refuse_foreign_cards(out: Path) -> None:
     """Raise UserError where something that is no model card is in the place of one."""
     for path in (out.with_suffix(".md"), out.with_suffix(".json")):
-        try:
-            ours = not path.exists() or "bench pretrain" in path.read_text(encoding="utf-8")
-        except (ValueError, IsADirectoryError):
-            ours = False
-        if not ours:
-            raise UserError(
-                f"{path} is there, where the model card goes, and not by bench pretrain; give another --out"
-            )
+        if path.exists() and not _is_card(path):
+            raise UserError(f"{path} is there, where the model card goes, and is none; give another --out")
+
+
+def _is_card(path: Path) -> bool:
+    """Whether a file tells the command that it came of, where model cards do."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        told = json.loads(text)["command"] if path.suffix == ".json" else text.rstrip("`\n").splitlines()[-1]
+        return str(told).startswith(COMMANDS)
+    except (ValueError, LookupError, TypeError, RecursionError, IsADirectoryError):
+        return False
 
 
 def refuse_another(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from benchmark.crops import Crops, Share, batches
 from benchmark.engine import Engine, cores, in_process
 from benchmark.errors import UserError
 from benchmark.files import aside, write_text
-from benchmark.metadata import Weights, chosen, told, with_metadata
+from benchmark.metadata import Weights, chosen, remarks, told, with_metadata
 from benchmark.model_card import card, facts_of, usage
 from benchmark.pools import Pool, pool_of
 from benchmark.pretrained import (
@@ -33,7 +32,7 @@ from benchmark.pretrained import (
     write_tensors,
 )
 from benchmark.processes import first_alone, only_first_tells
-from benchmark.training_bar import training_bar
+from benchmark.training_bar import Stopwatch, training_bar
 
 if TYPE_CHECKING:
     from upstreams.pretrain import History, Method, Plan, Progress, Recipe, State
@@ -51,7 +50,7 @@ class Request:
     accumulate: parts of a step. half: weights are stored in half precision. readers: threads that read audio; 0: as
     many as there are cores, but 16 at most. save_every: seconds. metadata: weights of the kinds of labels to learn
     from, () for none; None: those that the method learns from by itself. only: kind of label without which clips are
-    left out.
+    left out. strength: of the term on labels beside the method's own.
     """
 
     method: str
@@ -74,6 +73,7 @@ class Request:
     skip_bad: bool = False
     metadata: Weights | None = None
     only: str | None = None
+    strength: float | None = None
 
     @property
     def output(self) -> Path:
@@ -85,8 +85,8 @@ class Request:
 class Training(NamedTuple):
     """All that is settled before the first step.
 
-    identity: what decides the weights, by name. metadata: weights of the kinds of labels that are learnt from. unknown:
-    kinds that the method would learn from by itself, if any clip had them.
+    identity: what decides the weights, by name. metadata: weights of the kinds of labels that are learnt from. remarks:
+    what is to be told of them.
     """
 
     request: Request
@@ -97,7 +97,7 @@ class Training(NamedTuple):
     crops: Crops
     identity: dict[str, Any]
     metadata: dict[str, float]
-    unknown: list[str]
+    remarks: list[str]
 
 
 def pretrain(request: Request, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
@@ -117,8 +117,8 @@ def pretrain(request: Request, engine: Engine = in_process, tell: Callable[[str]
             state_of(training.out).unlink(missing_ok=True)
             say(f"nothing left to do: {training.out} is there already")
             return training.out
-        for kind in training.unknown:
-            say(f"no clip of {training.pool.corpus} has a label '{kind}': {request.method} learns without it")
+        for text in training.remarks:
+            say(text)
         say(f"{training.pool}, {training.recipe.steps:,} steps of {training.recipe.batch} stretches")
         train(training, Share(rank, world, request.accumulate), say)
     return training.out
@@ -152,8 +152,9 @@ def plan(request: Request, engine: Engine, world: int = 1) -> Training:
     crops = Crops(pool.clips, method.sample_rate, samples, recipe.batch, request.seed, labels)
     recipe = recipe_of(method.recipe, request, crops.seconds)
     asked = identity(request, method, recipe, pool)
-    unknown = [kind for kind in method.metadata if request.metadata is None and kind not in weights]
-    return Training(request, out, pool, with_metadata(method, weights), recipe, crops, asked, weights, unknown)
+    remarked = remarks(request.metadata, method.metadata, pool)
+    method = with_metadata(method, weights, request.strength)
+    return Training(request, out, pool, method, recipe, crops, asked, weights, remarked)
 
 
 def recipe_of(recipe: Recipe, request: Request, seconds: float | None = None) -> Recipe:
@@ -184,12 +185,12 @@ def identity(request: Request, method: Method, recipe: Recipe, pool: Pool) -> di
     name, _, query = request.method.partition("?")
     asked = {"method": name, "options": sorted(filter(None, query.split("&"))), "size": request.size}
     weights = chosen(request.metadata, method.metadata, pool)
-    number = with_metadata(method, weights).version
+    number = with_metadata(method, weights, request.strength).version
     code = f"{version('ssl-bench')}, version {number} of the method"
     rest = {"seed": request.seed, "data": pool.digest, "code": code, "half": request.half}
     labels = {"metadata": told(weights), "labels": pool.digest_of(weights)} if weights else {}
-    given = {"only": request.only, "origin": dict(method.origin)}
-    given = {**labels, **{name: value for name, value in given.items() if value}}
+    given = {"strength": request.strength, "only": request.only, "origin": dict(method.origin) or None}
+    given = {**labels, **{name: value for name, value in given.items() if value is not None}}
     return dict(json.loads(json.dumps({**asked, **rest, **asdict(recipe), **given})))
 
 
@@ -252,39 +253,26 @@ def _schedule(training: Training) -> Plan:
     return Plan(recipe, request.seed, request.accumulate, request.device, every, often)
 
 
-def _keep(training: Training, clock: Clock, state: State) -> None:
+def _keep(training: Training, clock: Stopwatch, state: State) -> None:
     done(training)  # refuses what another command wrote there meanwhile
     facts = {"identity": training.identity, "state": state.facts, "clock": clock.facts()}
     write_state(training.out, state.tensors, facts)
 
 
-def _report(clock: Clock, show: Callable[[Progress], object], at: Progress) -> None:
+def _report(clock: Stopwatch, show: Callable[[Progress], object], at: Progress) -> None:
     clock.waiting = at.waiting
     show(at)
 
 
-class Clock:
-    """How long a training took, over all times that it was resumed. waiting: share of the time since the last."""
-
-    def __init__(self, seconds: float = 0.0, waited: float = 0.0, resumed: int = -1) -> None:
-        self.seconds, self.waited, self.resumed = seconds, waited, resumed + 1
-        self.began, self.waiting = time.monotonic(), 0.0
-
-    def facts(self) -> dict[str, Any]:
-        """Seconds in all, seconds waited for data, and how often it was resumed."""
-        now = time.monotonic() - self.began
-        return {"seconds": self.seconds + now, "waited": self.waited + self.waiting * now, "resumed": self.resumed}
-
-
-def _resumed(training: Training, tell: Callable[[str], object]) -> tuple[State | None, Clock]:
+def _resumed(training: Training, tell: Callable[[str], object]) -> tuple[State | None, Stopwatch]:
     from upstreams.pretrain import State as Kept
 
     kept = read_state(training.out)
     if kept is None:
-        return None, Clock()
+        return None, Stopwatch()
     tensors, facts = kept
     tell(f"goes on after step {facts['state']['step']:,}, from {state_of(training.out)}")
-    return Kept(tensors, facts["state"]), Clock(**facts["clock"])
+    return Kept(tensors, facts["state"]), Stopwatch(**facts["clock"])
 
 
 def write(training: Training, history: History, run: dict[str, Any]) -> None:

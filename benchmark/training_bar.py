@@ -1,4 +1,4 @@
-"""How far a pre-training is: its step, its losses and the time left."""
+"""How far a pre-training is: its step, its losses, the time it took and the time left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark.engine import mapped, progress
 
@@ -93,3 +93,16 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Stopwatch:
+    """How long a training took, over all times that it was resumed. waiting: share of the time since the last."""
+
+    def __init__(self, seconds: float = 0.0, waited: float = 0.0, resumed: int = -1) -> None:
+        self.seconds, self.waited, self.resumed = seconds, waited, resumed + 1
+        self.began, self.waiting = time.monotonic(), 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """Seconds in all, seconds waited for data, and how often it was resumed."""
+        now = time.monotonic() - self.began
+        return {"seconds": self.seconds + now, "waited": self.waited + self.waiting * now, "resumed": self.resumed}

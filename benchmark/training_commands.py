@@ -1,4 +1,4 @@
-"""`bench pretrain` and `bench pseudo-label`: the commands that train encoders."""
+"""`bench pretrain`, `bench pseudo-label` and `bench claims`: the commands that train encoders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.console import say
+from benchmark.console import draw, finish, readable, say
 from benchmark.options import (
     HOME,
     Data,
@@ -15,6 +15,7 @@ from benchmark.options import (
     Home,
     Only,
     Readers,
+    ResultsFolder,
     SaveEvery,
     SkipBad,
     device_of,
@@ -22,6 +23,7 @@ from benchmark.options import (
     pairs_of,
     precision_of,
     protocol_of,
+    setup_of,
 )
 
 Corpus = Annotated[str, typer.Option("--corpus", metavar="NAME|FOLDER", help="A corpus, or any folder of audio.")]
@@ -38,7 +40,7 @@ def pretrain(
         str, typer.Argument(help="ssast, atst, dino, masr or pms, with its options: 'ssast?variant=frame'.")
     ],
     corpus: Corpus,
-    size: Annotated[str, typer.Option("--size", help="mini, tiny, small or base.")] = "mini",
+    size: Annotated[str, typer.Option("--size", help="mini, base or another one of the method.")] = "mini",
     steps: Annotated[int | None, typer.Option("--steps", min=0, help="0 writes the weights it starts from.")] = None,
     hours: Annotated[float | None, typer.Option("--hours", help="Of audio to hear, instead of --steps.")] = None,
     batch: Batch = None,
@@ -55,6 +57,9 @@ def pretrain(
             help="Kinds of labels to learn from too: language=1,speaker=0.5. [default: the method's own, if any]",
         ),
     ] = None,
+    strength: Annotated[
+        float | None, typer.Option("--strength", help="Of what labels add to the loss. [default: 0.3]")
+    ] = None,
     only: Only = None, save_every: SaveEvery = None, data: Data = None, home: Home = HOME, workers: Readers = 0,
     device: Device = "auto", skip_bad: SkipBad = False,
 ) -> None:  # fmt: skip
@@ -66,7 +71,7 @@ def pretrain(
     request = Request(
         method, corpus, expanded(home).resolve(), out, size, seed, steps, hours, batch, lr,
         None if precision is None else precision_of(precision), accumulate, half, tuple(sorted(pairs_of(data).items())),
-        device_of(device), workers, save_every, skip_bad, parsed(metadata), only,
+        device_of(device), workers, save_every, skip_bad, parsed(metadata), only, strength,
     )  # fmt: skip
     pretrain(request, engine(workers or min(8, cores())), say)
 
@@ -96,6 +101,7 @@ def pseudo_label(
     batch: Batch = None,
     lr: Rate = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of clusters, order and all else that is drawn.")] = 0,
+    accumulate: Parts = 1,
     precision: Autocast = None,
     out: Out = None,
     half: Half = False,
@@ -109,13 +115,49 @@ def pseudo_label(
 
     training = Request(
         "", corpus, expanded(home).resolve(), out, seed=seed, steps=steps, batch=batch, lr=lr,
-        precision=None if precision is None else precision_of(precision), half=half,
+        precision=None if precision is None else precision_of(precision), accumulate=accumulate, half=half,
         data=tuple(sorted(pairs_of(data).items())), device=device_of(device), readers=workers, save_every=save_every,
         skip_bad=skip_bad, only=only,
     )  # fmt: skip
     task = None if verify is None else protocol_of(protocol).choose([verify], [])[0]
     request = request_of(
         reference, training, rounds=rounds, clusters=clusters, smallest=smallest, largest=largest, nearest=nearest,
-        scale=scale, margin=margin, verify=task,
+        scale=scale, margin=margin, verify=task, protocol=protocol,
     )  # fmt: skip
     refine(request, engine(workers or min(8, cores())), say)
+
+
+def claims(
+    systems: Annotated[
+        list[str] | None, typer.Argument(metavar="SYSTEM", help="ssast, atst, dino, masr or pms; without any: all.")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pre-trainings of each kind.")] = 3,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of each. [default: those of its recipe]")] = None,
+    home: Home = HOME, results: ResultsFolder = Path("results"),
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that share the work; 0: one a core.")] = 0,
+    device: Device = "auto",
+    report: Annotated[bool, typer.Option("--report", help="Make the tables anew from the records alone.")] = False,
+) -> None:  # fmt: skip
+    """Pre-train the seed systems in miniature, and re-run the contrasts that their papers' headlines rest on."""
+    from benchmark import claims, verdicts
+    from benchmark.engine import cores, engine
+
+    setup = setup_of(None, home, results / "claims", device, "fp32", None, 20.0, False)
+    plan = claims.plan(systems or [], seeds, claims.tasks_of())
+    if report:
+        records = readable(setup.results)
+    else:
+        workers = workers or cores()
+        processes = engine(workers)
+        plan = claims.with_checkpoints(plan, setup, steps, processes)
+        say(plan.told(workers))
+        outcome = claims.perform(plan, setup, processes, say)
+        finish(outcome.failures, bool(outcome.records))
+        records = outcome.records
+    told = verdicts.reach(plan, records, setup, steps)
+    draw(verdicts.COLUMNS, [row for verdict in told.verdicts for row in verdicts.cells(verdict)])
+    draw(["system", "regime", *told.tasks], told.scores)
+    for text in (*map(verdicts.sentence, told.verdicts), *told.notes):
+        say(f"  {text}")
+    for path in verdicts.write(setup.results, told):
+        say(f"wrote {path}")

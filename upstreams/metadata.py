@@ -75,6 +75,8 @@ def refuse_impossible(weights: Mapping[str, float], margin: float, strength: flo
     for kind, weight in weights.items():
         if not 0 < weight < math.inf:
             raise UpstreamError(f"the weight of '{kind}' is {shown(weight)}; it must be above 0, or leave it out")
+    if math.isinf(sum(weights.values())):
+        raise UpstreamError(f"the weights of {' and '.join(weights)} are too large to be added up; give smaller ones")
     if not weights:
         raise UpstreamError("there is no metadata to learn from; name kinds of labels, such as language=1")
     if not (0 <= margin <= 2 and 0 <= strength < math.inf):
@@ -96,7 +98,7 @@ def similarity(labels: Mapping[str, Tensor], weights: Mapping[str, float]) -> Te
         both = (there[:, None] & there).double() * weight
         known.append(both)
         total.append(both * (labels[kind][:, None] == labels[kind]))
-    alike = torch.stack(total).sum(0) / torch.stack(known).sum(0)
+    alike = (torch.stack(total).sum(0) / torch.stack(known).sum(0)).round(decimals=9)  # 0.1 + 0.2 is as much as 0.3
     return alike.fill_diagonal_(math.nan)
 
 

@@ -36,7 +36,7 @@ class Quantizer(nn.Module):
 
         Without it nearly all of them get the same few codes, which those that all frames have in common decide.
         """
-        count, total, squares = 0, self.mean.double().zero_(), self.mean.double().zero_()
+        count, (total, squares) = 0, torch.zeros(2, len(self.mean), dtype=torch.float64, device=self.mean.device)
         for part in parts:
             count += len(part)
             total += part.double().sum(0)

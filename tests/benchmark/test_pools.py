@@ -147,5 +147,6 @@ def test_a_label_that_no_clip_of_the_pool_has_is_told_with_those_there_are(
 ) -> None:
     with pytest.raises(UserError, match=r"no clip of mine has a label 'emotion', .* it has language, speaker$"):
         pool("mine", tmp_path, only="emotion", mine=spoken)
-    with pytest.raises(UserError, match=r"has a label 'speaker', which --only asks for; it has no labels at all"):
+    told = r"which --only asks for; it has no labels at all; those in a folder's metadata\.csv"
+    with pytest.raises(UserError, match=told):
         pool(folder, tmp_path, only="speaker")

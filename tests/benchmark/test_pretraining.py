@@ -24,11 +24,13 @@ from benchmark.errors import UserError
 from benchmark.model_card import CurveRow, card, thinned
 from benchmark.pretrained import facts_in, state_of
 from benchmark.pretraining import Request, recipe_of
+from benchmark.processes import only_first_tells
 from benchmark.training_bar import clock, time_left, training_bar
 from benchmark.training_bar import told as shortly
 from tests.benchmark import toy_method
 from tests.benchmark.sounds import write_clip
 from tests.conftest import Answer, Bench
+from upstreams.base import UpstreamError
 from upstreams.pretrain import Progress
 
 ROOT = Path(__file__).parent.parent.parent
@@ -464,6 +466,15 @@ def test_two_processes_tell_a_mistake_once(place: Place) -> None:
     assert "shared evenly by 2 processes" in said[0]
     assert "Traceback" not in said[0] + said[1]
     assert "bench: " not in said[1]
+
+
+@pytest.mark.parametrize(
+    ("rank", "cause", "told"),
+    [(0, None, True), (1, None, False), (1, MemoryError(), True)],
+)
+def test_what_all_processes_find_is_told_by_the_first(rank: int, cause: Exception | None, told: bool) -> None:
+    with pytest.raises(UpstreamError if told else SystemExit), only_first_tells(rank):
+        raise UpstreamError("loss is not finite") from cause
 
 
 def test_the_time_left_is_told_from_the_speed_of_this_run() -> None:

@@ -18,6 +18,7 @@ from tests.benchmark import toy_method
 from tests.benchmark.sounds import write_corpus, write_table
 from tests.benchmark.test_pretraining import Place, stop
 from tests.conftest import Bench
+from upstreams.metadata import STRENGTH, VERSION
 from upstreams.methods import Batch, Step
 
 
@@ -103,10 +104,11 @@ def test_without_labels_nothing_in_the_file_tells_of_them(place: Spoken) -> None
 
 
 def test_the_command_on_the_card_makes_the_same_weights_from_labels(place: Spoken) -> None:
-    options = ["--metadata", "language=0.1234567,speaker=3", "--only", "speaker", "--steps", 9, "--batch", 6]
+    labels = ["--metadata", "language=0.1234567,speaker=3", "--strength", 0.7654321]
+    options = [*labels, "--only", "speaker", "--steps", 9, "--batch", 6]
     assert place(*options, "--accumulate", 2).code == 0
     first, words = place.out.read_bytes(), place.facts["command"].split()
-    assert {"language=0.1234567,speaker=3", "--only", "speaker"} < set(words)
+    assert {"language=0.1234567,speaker=3", "--strength", "0.7654321", "--only", "speaker"} < set(words)
     place.out.unlink()
     answer = place.bench(*words[1:], "--home", place.folder / "home", "--device", "cpu")
     assert answer.code == 0, answer.err
@@ -124,11 +126,50 @@ def test_a_training_with_labels_that_was_stopped_ends_in_the_same_bytes(
     assert place.out.read_bytes() == whole.read_bytes()
 
 
+def test_the_strength_of_labels_is_the_usual_one_unless_given(place: Spoken) -> None:
+    options = ["--metadata", "speaker=1", "--steps", 9, "--batch", 8]
+    found = {}
+    for strength in ("", "0", str(STRENGTH), "5"):
+        found[strength] = Spoken(place.bench, place.audio, place.folder / f"at{strength}")
+        answer = found[strength](*options, *(["--strength", strength] if strength else []))
+        assert answer.code == 0, answer.err
+    terms = {strength: each.facts["curve"][-1]["terms"] for strength, each in found.items()}
+    for strength, each in terms.items():
+        added = float(strength or STRENGTH) * each["triplet"]  # the last step is past the ramp
+        assert each["loss"] == pytest.approx(each["own"] + added)
+    assert terms["0"]["triplet"] > 0, "and yet nothing of it is learnt"
+    assert equal(found[""].out, found[str(STRENGTH)].out)
+    assert not equal(found["5"].out, found[""].out)
+    assert "strength" not in {*found[""].identity, *found[""].facts["data"]}
+    assert found["0"].identity["strength"] == found["0"].facts["data"]["strength"] == 0
+    assert "| strength of the term on labels | 5 |" in found["5"].out.with_suffix(".md").read_text()
+    assert "strength 5, not 2" in found["5"](*options, "--strength", 2).complaint
+
+
+def test_the_help_tells_the_usual_strength(place: Spoken) -> None:
+    assert f"[default: {STRENGTH}]" in " ".join(place.bench("pretrain", "--help").out.split())
+
+
+def test_labels_that_tell_no_clips_apart_are_told_and_no_obstacle(place: Spoken, tmp_path: Path) -> None:
+    table = [{**row(number), "corpus": "one", "name": f"n{number}"} for number in range(14)]
+    (tmp_path / "mine").mkdir()
+    for each in table:
+        (tmp_path / "mine" / each["file_name"]).symlink_to(place.audio / each["file_name"])
+    write_table(tmp_path / "mine" / "metadata.csv", table)
+    place.audio = tmp_path / "mine"
+    answer = place("--steps", 2, "--metadata", "corpus=1,name=1,speaker=1")
+    assert answer.code == 0, answer.err
+    told = [
+        kind for kind in ("corpus", "name", "speaker") if f"labels '{kind}' of mine tell no clips apart" in answer.out
+    ]
+    assert told == ["corpus", "name"]
+
+
 @pytest.mark.usefixtures("own")
 def test_a_methods_own_labels_are_taken_as_far_as_there_are_any(place: Spoken) -> None:
     answer = place("--steps", 5)
     assert answer.code == 0, answer.err
-    assert "no clip of mine has a label 'mood': toy learns without it" in answer.out
+    assert "no clip of mine has a label 'mood': the method learns without it" in answer.out
     assert place.identity["metadata"] == "speaker=2"
     same = place.folder / "same.safetensors"
     answer = place("--steps", 5, "--metadata", "speaker=2", out=same)
@@ -182,11 +223,19 @@ def test_only_clips_with_a_label_are_heard(place: Spoken) -> None:
         (["--metadata", "=1"], "'=1' in --metadata"),
         (["--metadata", ""], "or give --metadata none"),
         (["--metadata", "speaker=1,speaker=2"], "names a kind of label twice"),
+        (["--metadata", "langauge=1"], "has a label 'langauge' of --metadata; did you mean 'language'? it has"),
         (["--only", "mood"], "no clip of mine has a label 'mood', which --only asks for; it has language, speaker"),
+        (["--only", "speakers"], "which --only asks for; did you mean 'speaker'? it has language, speaker"),
+        (["--metadata", "speaker=1e308,language=1e308"], "weights of language and speaker are too large"),
+        (["--metadata", "speaker=1", "--strength", -1], "--strength -1 is no number of 0 or more"),
+        (["--metadata", "speaker=1", "--strength", "inf"], "--strength inf is no number of 0 or more"),
+        (["--metadata", "speaker=1", "--strength", "nan"], "--strength nan is no number of 0 or more"),
+        (["--strength", 1], "--strength is that of labels, and none are learnt from"),
+        (["--metadata", "none", "--strength", 0], "--strength is that of labels, and none are learnt from"),
     ],
 )
 def test_mistakes_about_labels_are_told_before_anything_is_trained(
-    place: Spoken, options: list[str], complaint: str
+    place: Spoken, options: list[object], complaint: str
 ) -> None:
     answer = place(*options)
     assert answer.code == 2, answer.err
@@ -210,6 +259,13 @@ def test_weights_from_other_labels_are_not_overwritten(place: Spoken, tmp_path: 
     place.out.unlink()
     assert place("--steps", 2).code == 0, "but these labels decide nothing where they are not used"
     assert "labels" not in place.identity
+
+
+def test_weights_of_another_version_of_the_term_are_not_taken(place: Spoken, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--steps", 1, "--metadata", "speaker=1"]
+    assert place(*options).code == 0
+    monkeypatch.setattr("upstreams.metadata.VERSION", VERSION + 1)
+    assert "out.safetensors is of code " in place(*options).complaint
 
 
 def test_files_that_a_methods_options_name_are_told(place: Spoken, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +305,7 @@ def test_weights_are_told_as_they_are_read(text: str) -> None:
     assert parsed(None) is None
 
 
-def test_the_order_of_kinds_changes_nothing() -> None:
-    assert parsed("b=2,a=1") == parsed("a=1,b=2") == (("a", 1.0), ("b", 2.0))
+def test_the_order_of_kinds_and_spaces_between_them_change_nothing() -> None:
+    assert parsed("b=2,a=1") == parsed("a=1,b=2") == parsed("a = 1, b = 2 ") == (("a", 1.0), ("b", 2.0))
     with pytest.raises(UserError):
         parsed("a=1,")

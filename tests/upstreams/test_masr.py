@@ -195,6 +195,14 @@ def test_codes_are_those_of_speechbrains_quantizer() -> None:
     assert torch.equal(ours(frames[0])[:, 0], theirs(frames)[0].long())
 
 
+def test_what_is_measured_does_not_depend_on_the_precision_of_the_weights() -> None:
+    single, double, frames = Quantizer(4, 1, 5), Quantizer(4, 1, 5).double(), torch.randn(9, 4) + 2
+    for quantizer in (single, double):
+        quantizer.measure([frames])
+    torch.testing.assert_close(single.mean, double.mean.float())
+    torch.testing.assert_close(single.deviation, double.deviation.float())
+
+
 def test_constant_channels_are_coded_too() -> None:
     quantizer = Quantizer(4, 1, 5)
     quantizer.measure([torch.ones(9, 4)])
@@ -250,6 +258,34 @@ def test_the_loss_is_the_cross_entropy_of_every_codebook() -> None:
     terms = method.terms(hidden, codes)
     torch.testing.assert_close(terms["loss"], torch.stack(losses).mean())
     assert terms["accuracy"].item() == pytest.approx(right / 18)
+
+
+def test_a_step_tells_codes_of_clean_frames_from_what_is_seen_of_noisy_ones() -> None:
+    method, batch = objective(), batches(0)[0]
+    mel, there = method.seen(batch)
+    torch.manual_seed(1)
+    terms, _ = method(batch, 0.0)
+    torch.manual_seed(1)
+    mask, noise = method.mask(there), 0.1 * torch.randn_like(mel)
+    losses = []
+    for clean, other, masked, count in zip(mel, noise, mask, there.sum(1).tolist(), strict=True):
+        heard = clean.clone()
+        for token in masked.nonzero()[:, 0].tolist():
+            heard[4 * token : 4 * token + 4] = other[4 * token : 4 * token + 4]
+        last = method.network(heard[None, : 4 * count + 3], torch.tensor([count]))[-1][0]
+        for token in masked.nonzero()[:, 0].tolist():
+            codes = method.quantizer(clean[4 * token : 4 * token + 4].reshape(1, -1))[0]
+            scores = method.classifier(last[token]).unflatten(0, (2, -1)).log_softmax(1)
+            losses += [-row[code] for row, code in zip(scores, codes.tolist(), strict=True)]
+    torch.testing.assert_close(terms["loss"], torch.stack(losses).mean())
+
+
+def test_ten_batches_settle_mean_and_variance_of_what_is_coded() -> None:
+    method, heard = objective(), batches(0)
+    method.prepare(iter(heard))
+    frames = torch.cat([stacked(*method.seen(batch)) for batch in heard[:10]])
+    torch.testing.assert_close(method.quantizer.mean, frames.mean(0))
+    torch.testing.assert_close(method.quantizer.deviation, frames.std(0, unbiased=False))
 
 
 def test_vectors_are_means_over_the_middle_block_of_each_clip_alone() -> None:

@@ -269,6 +269,7 @@ def test_clips_without_labels_of_a_kind_are_told() -> None:
         ({}, {}, "no metadata to learn from; name kinds of labels"),
         ({"speaker": 0.0}, {}, "the weight of 'speaker' is 0.0; it must be above 0"),
         ({"speaker": math.nan}, {}, "the weight of 'speaker' is nan"),
+        ({"speaker": 1e308, "language": 1e308}, {}, "the weights of speaker and language are too large to be added up"),
         (WEIGHTS, {"margin": 3.0}, "margin and strength of metadata are 3.0 and 0.3"),
         (WEIGHTS, {"strength": -1.0}, "margin and strength of metadata are 0.3 and -1.0"),
     ],
@@ -276,3 +277,9 @@ def test_clips_without_labels_of_a_kind_are_told() -> None:
 def test_impossible_weights_are_told(weights: dict[str, float], options: dict[str, float], told: str) -> None:
     with pytest.raises(UpstreamError, match=told):
         WithMetadata(toy(), weights, **options)
+
+
+def test_weights_that_add_up_to_the_same_make_clips_alike_in_the_same_measure() -> None:
+    labels = {"a": torch.tensor([0, 0, 1]), "b": torch.tensor([0, 0, 1]), "c": torch.tensor([0, 1, 0])}
+    alike = similarity(labels, {"a": 0.1, "b": 0.2, "c": 0.3})
+    assert alike[0].tolist()[1:] == [0.5, 0.5]

@@ -30,6 +30,7 @@ class Prepared(Toy):
         self.register_buffer("found", torch.zeros(6))
         self.looked_at: list[Tensor] = []
         self.steps_before: list[int] = []
+        self.used: list[Tensor] = []
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         self.looked_at = [batch.waveforms for batch in islice(batches, 3)]
@@ -37,6 +38,7 @@ class Prepared(Toy):
         self.found.copy_(torch.cat(self.looked_at).mean(0) + torch.rand(6))
 
     def forward(self, batch: Batch, done: float) -> Step:
+        self.used.append(self.found.clone())
         return super().forward(batch._replace(waveforms=batch.waveforms - self.found), done)
 
 
@@ -127,10 +129,11 @@ def own_share(rank: int, port: int, folder: Path) -> None:
     with joined("cpu"):
         trained = prepared()
         fit(trained, ours, PLAN)
-    torch.save({"weights": trained.state_dict(), "looked": len(trained.looked_at)}, folder / f"{rank}.pt")
+    kept = {"weights": trained.state_dict(), "looked": len(trained.looked_at), "used": trained.used[0]}
+    torch.save(kept, folder / f"{rank}.pt")
 
 
-def test_what_the_first_process_finds_reaches_all(tmp_path):
+def test_what_the_first_process_finds_reaches_all_before_the_first_step(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -145,6 +148,8 @@ def test_what_the_first_process_finds_reaches_all(tmp_path):
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert (first["looked"], second["looked"]) == (3, 0)
     assert first["weights"]["found"].abs().sum() > 0
+    assert torch.equal(first["weights"]["found"], first["used"])
+    assert torch.equal(first["used"], second["used"])
     assert same(first["weights"], second["weights"])
 
 
