@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,9 @@ COLUMNS = (
 def facts_of(asked: Refinement, scores: Sequence[Scores | None]) -> dict[str, Any]:
     """All that the card tells, as JSON values. scores: before the first round, and after each."""
     request = asked.request
-    paths = [asked.weights(number) for number in range(1, request.rounds + 1)]
-    rounds = [json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) for path in paths]
+    rounds = [told for number in range(1, request.rounds + 1) if (told := told_of(asked.weights(number)))]
     return {
         "method": "pseudo-labels",
-        "about": "tuned by bench pseudo-label, from weights such as bench pretrain makes",
         "encoder": asked.name,
         "start": {"file": str(request.start), "sha256": asked.identity["start"], "scores": scores[0]},
         "task": None if request.verify is None else request.verify.model_dump(mode="json"),
@@ -49,6 +48,14 @@ def facts_of(asked: Refinement, scores: Sequence[Scores | None]) -> dict[str, An
     }
 
 
+def told_of(weights: Path) -> dict[str, Any] | None:
+    """What is told beside the weights of a round or of them all, or None where that is gone or broken."""
+    try:
+        return dict(json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
 def command(asked: Refinement) -> str:
     """The command that was given, without what does not change its result."""
     request, training = asked.request, asked.request.training
@@ -62,6 +69,7 @@ def command(asked: Refinement) -> str:
     words += ["--accumulate", str(training.accumulate)] * (training.accumulate > 1)
     words += ["--half"] * training.half + ["--skip-bad"] * training.skip_bad
     words += ["--verify", request.verify.name] if request.verify else []
+    words += ["--protocol", str(request.protocol)] if request.verify and request.protocol else []
     words += [word for name, path in training.data for word in ("--data", f"{name}={path}")]
     return " ".join(map(quote, words))
 
@@ -75,7 +83,7 @@ def card(facts: Mapping[str, Any]) -> str:
         "",
         f"Weights of `{facts['encoder']}`, tuned by `bench pseudo-label`, rounds: {len(facts['rounds'])}. In each the"
         " embeddings of all clips are clustered, and the encoder learns to tell the clusters apart. It started from"
-        f" weights such as `bench pretrain` makes: {start['file']}, SHA-256 `{start['sha256']}`.",
+        f" {start['file']}, SHA-256 `{start['sha256']}`.",
         "",
         "## Use",
         "",

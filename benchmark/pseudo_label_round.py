@@ -22,6 +22,7 @@ from benchmark.model_card import facts_of
 from benchmark.plan import Setup, extraction
 from benchmark.pools import Pool
 from benchmark.pretrained import facts_in, make_room, refuse_another, state_of, write_tensors
+from benchmark.pseudo_label_card import told_of
 
 if TYPE_CHECKING:
     from benchmark.pseudo_labels import Refinement
@@ -47,12 +48,12 @@ def perform(asked: Refinement, number: int, engine: Engine, tell: Callable[[str]
 
 
 def done(asked: Refinement, number: int) -> bool:
-    """Whether the weights after a round are there; raises UserError for others in their place."""
+    """Whether the weights after a round, and what is told of it, are there; raises UserError for others' weights."""
     path = asked.weights(number)
     if there := facts_in(path):
         kept = {name: value for name, value in there["identity"].items() if name != "labels"}
         refuse_another(path, kept, {**asked.identity, "round": number})
-    return path.exists()
+    return path.exists() and told_of(path) is not None
 
 
 def embeddings(reference: str, clips: Sequence[Clip], setup: Setup, engine: Engine) -> np.ndarray:

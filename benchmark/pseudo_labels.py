@@ -25,7 +25,7 @@ from benchmark.pretrained import (
     usable,
     write_tensors,
 )
-from benchmark.pseudo_label_card import card, facts_of, scored
+from benchmark.pseudo_label_card import card, facts_of, scored, told_of
 from benchmark.pseudo_label_round import perform, raise_first
 from benchmark.records import Record
 from benchmark.run import run
@@ -47,6 +47,7 @@ class Request:
     start: file of weights. training: corpus, output and how each round trains; its method is the upstream that reads
     the weights. clusters: to make. smallest, largest: clips in one that is kept. nearest: share of it that is. scale,
     margin: of the softmax. verify: a task judged on trials that is told before and after; nothing depends on it.
+    protocol: the file that names it, if it is not built in.
     """
 
     start: Path
@@ -59,6 +60,7 @@ class Request:
     scale: float | None = None
     margin: float | None = None
     verify: Task | None = None
+    protocol: Path | None = None
 
 
 class Refinement(NamedTuple):
@@ -102,10 +104,10 @@ def request_of(reference: str, training: pretraining.Request, **options: Any) ->
     from upstreams.methods import METHODS
 
     name, file, query = parted(reference)
-    if name not in METHODS or not hasattr(importlib.import_module(METHODS[name]), "network_of"):
-        raise UserError(f"pseudo-labels need embeddings that can be tuned, and '{name}' has none; give dino@FILE")
-    if not file or query:
-        raise UserError(f"pseudo-labels start from the weights in a file, not from '{reference}'; give {name}@FILE")
+    tunable = name in METHODS and hasattr(importlib.import_module(METHODS[name]), "network_of")
+    if not tunable or not file or query:
+        told = "pseudo-labels tune an encoder of embeddings from its file of weights"
+        raise UserError(f"{told}, not '{reference}'; give {name if tunable else 'dino'}@FILE")
     path = expanded(file).absolute()
     if not path.is_file():
         raise UserError(f"no file {path}; give {name}@FILE")
@@ -127,6 +129,7 @@ def refine(request: Request, engine: Engine = in_process, tell: Callable[[str], 
         tell(f"nothing left to do: {asked.out} is there already")
         return asked.out
     refuse_foreign_cards(asked.out)
+    make_room(asked.out, 2 * request.start.stat().st_size)
     tell(f"{asked.pool}; {asked.clusters:,} clusters, rounds: {request.rounds}")
     scores = [score(asked, 0, request.start, engine, tell)]
     for number in range(1, request.rounds + 1):
@@ -169,6 +172,9 @@ def check(asked: Refinement) -> None:
     request, tuning, clips = asked.request, asked.tuning, len(asked.pool.clips)
     if request.rounds < 1:
         raise UserError(f"--rounds {request.rounds} leaves nothing to do; give 1 or more")
+    batch, parts = tuning.recipe.batch, request.training.accumulate
+    if batch % parts:
+        raise UserError(f"a batch of {batch} cannot be taken in {parts} parts; give another --batch or --accumulate")
     if not 2 <= asked.clusters <= clips:
         told = f"{clips:,} clips of {asked.pool.corpus} cannot be {asked.clusters:,} clusters"
         raise UserError(
@@ -211,12 +217,9 @@ def finished(asked: Refinement) -> bool:
     """Whether weights and card are there, with the trials asked for; raises UserError for others in their place."""
     if there := facts_in(asked.out):
         refuse_another(asked.out, there["identity"], whole_identity(asked))
-    verify = asked.request.verify
-    try:
-        told = json.loads(asked.out.with_suffix(".json").read_text(encoding="utf-8"))
-        return asked.out.exists() and (verify is None or told["task"] == verify.model_dump(mode="json"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    verify, told = asked.request.verify, told_of(asked.out)
+    whole = told is not None and (verify is None or told.get("task") == verify.model_dump(mode="json"))
+    return whole and asked.out.exists()
 
 
 def score(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,15 +134,20 @@ class Folder:
     """Sounds in a folder and those within it, in any format of libsndfile at 16 kHz, read as they are drawn."""
 
     def __init__(self, path: str, option: str) -> None:
-        """Raises UpstreamError where there is no such folder, or no sound in it. option: whose value the path is."""
-        self.root = Path(path).expanduser()
+        """Raises UpstreamError where there is no such folder, no sound in it, or one that cannot be used.
+
+        option: whose value the path is.
+        """
+        self.root = Path(os.path.expanduser(path))
         self.option = option
         told = f"{option} of dino is '{printable(path)}'"
-        if not self.root.is_dir():
+        if not os.path.isdir(self.root):  # Path.is_dir fails on names that are too long
             raise UpstreamError(f"{told}, which is no folder; give one of audio files, such as MUSAN's")
         self.files = sorted(file for file in self.root.rglob("*") if file.suffix.lower() in KINDS and file.is_file())
         if not self.files:
             raise UpstreamError(f"{told}, in which there is no {', '.join(KINDS)}; give a folder of audio files")
+        for file in self.files:  # not hours later: a training goes on only with the files that it began with
+            self.opened(file).close()
 
     def digest(self) -> str:
         """SHA-256 of the names and sizes of all files."""
@@ -162,34 +168,49 @@ class Folder:
     def stretch(self, file: Path, size: int) -> Tensor:
         place = float(torch.rand(()))
         with self.opened(file) as sound:
-            sound.seek(int(place * (max(len(sound) - size, 0) + 1)))
-            found = self.mono(sound.read(size, dtype="float32", always_2d=True), file)
+            found = self.read(file, sound, int(place * (max(len(sound) - size, 0) + 1)), size)
         return found.repeat(-(-size // len(found)))[:size]
 
     def room(self, file: Path, size: int) -> Tensor:
         with self.opened(file) as sound:
-            found = self.mono(sound.read(dtype="float32", always_2d=True), file)
+            found = self.read(file, sound)
         peak = int(found.abs().argmax())
         if not float(found[peak].abs()) > SOUND:
-            raise UpstreamError(f"'{printable(str(file))}' in {self.option} of dino is silent; take it out")
+            raise UpstreamError(f"{self.told(file)} is silent; take it out of the folder")
         found = found[peak : peak + size] / found[peak]
         return F.pad(found, (0, size - len(found)))
 
-    def mono(self, samples: Any, file: Path) -> Tensor:
-        if not len(samples):
-            raise UpstreamError(f"'{printable(str(file))}' in {self.option} of dino is empty; take it out")
-        return torch.from_numpy(samples).mean(1)
-
     def opened(self, file: Path) -> Any:
+        """The file, which holds sound at 16 kHz."""
         import soundfile
 
         try:
             sound = soundfile.SoundFile(file)
         except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-            told = f"'{printable(str(file))}' in {self.option} of dino is not readable audio"
-            raise UpstreamError(f"{told}; take it out of the folder") from error
-        if sound.samplerate != RATE:
-            told = f"'{printable(str(file))}' in {self.option} of dino has {sound.samplerate} samples per second"
-            sound.close()
-            raise UpstreamError(f"{told}; resample the folder to {RATE}")
-        return sound
+            raise self.unreadable(file) from error
+        rate, size = sound.samplerate, len(sound)
+        if rate == RATE and size:
+            return sound
+        sound.close()
+        if rate != RATE:
+            raise UpstreamError(f"{self.told(file)} has {rate} samples per second; resample the folder to {RATE}")
+        raise UpstreamError(f"{self.told(file)} is empty; take it out of the folder")
+
+    def read(self, file: Path, sound: Any, first: int = 0, size: int = -1) -> Tensor:
+        """At most `size` samples (S,) from the first on, the mean of all channels."""
+        import soundfile
+
+        try:
+            sound.seek(first)
+            found = torch.from_numpy(sound.read(size, dtype="float32", always_2d=True)).mean(1)
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise self.unreadable(file) from error
+        if not len(found) or not bool(found.isfinite().all()):
+            raise self.unreadable(file)
+        return found
+
+    def unreadable(self, file: Path) -> UpstreamError:
+        return UpstreamError(f"{self.told(file)} is not readable audio; take it out of the folder")
+
+    def told(self, file: Path) -> str:
+        return f"'{printable(str(file))}' in {self.option} of dino"

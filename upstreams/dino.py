@@ -2,8 +2,7 @@
 
 What differs from the authors' code (hyperion, branch persephone-dino, recipe dinossl.v1), beside `upstreams.hyperion`:
 
-- A clip none of whose frames holds sound keeps all of them; theirs is given zeros for an embedding. In clips of up
-  to 45 ms, too short for the window of their VAD, which frames are kept may differ.
+- A clip none of whose frames holds sound keeps all of them; theirs is given zeros for an embedding.
 - Crops are cut from clips as they are, where theirs are cut from files without silence; a clip shorter than a crop is
   taken whole, where theirs are left out. Batch norms see what follows such a clip as silence.
 - Noise is 0 to 18 dB below, where theirs is 3 to 18 for music and babble; without folders of noises and rooms both are

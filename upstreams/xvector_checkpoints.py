@@ -81,7 +81,9 @@ def network_of(checkpoint: str | Path, random: bool = False) -> Network:
     state = checkpoints.renamed(checkpoints.tensors_only(content, path), bare, reference)
     if configured is None:
         told = state.pop(CAPPED, torch.tensor(1))
-        capped = told.numel() == 1 and bool(told)
+        if told.numel() != 1 or told.item() not in (0, 1):
+            raise UpstreamError(f"{CAPPED} of '{reference}' is neither 0 nor 1; make it anew by bench pretrain dino")
+        capped = bool(told)
     weights = {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
     shape = shape_in(weights, capped, reference)
     weights = fitting(weights, lambda: XVector(shape), "DINO's x-vector", reference)

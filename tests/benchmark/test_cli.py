@@ -485,7 +485,7 @@ def test_help_names_every_method(bench: Bench, command: str) -> None:
 @pytest.mark.parametrize(
     ("reference", "options", "told"),
     [
-        ("ssast@{}", [], "'ssast' has none; give dino@FILE"),
+        ("ssast@{}", [], "tune an encoder of embeddings from its file of weights, not 'ssast@"),
         ("dino@{}/none.safetensors", [], "no file"),
         ("dino@{}", ["--verify", "tiny_verificaton"], "did you mean 'tiny_verification'"),
         ("dino@{}", ["--precision", "fp8"], "no precision 'fp8'"),

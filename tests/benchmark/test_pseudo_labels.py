@@ -179,8 +179,12 @@ def test_one_more_round_goes_on_from_those_there_are(place: Place, done: Place) 
     assert ["kept" in line for line in place.said if line.startswith("round")] == [False, True]
 
 
-def test_the_command_on_the_card_makes_the_same_weights(place: Place, bench: Bench) -> None:
-    before = place(rounds=2, half=True, nearest=0.9, seed=3, only="keyword", margin=0.2)
+def test_the_command_on_the_card_makes_the_same_weights(
+    place: Place, bench: Bench, tasks: dict[str, Task], protocol: Path
+) -> None:
+    told = {"verify": tasks["same"], "protocol": protocol}
+    before = place(rounds=2, half=True, nearest=0.9, seed=3, only="keyword", margin=0.2, accumulate=2, **told)
+    rounds = place.facts()["rounds"]
     words = shlex.split(place.facts()["command"])
     place.out.unlink()
     shutil.rmtree(place.out.with_suffix(".rounds"))
@@ -188,6 +192,7 @@ def test_the_command_on_the_card_makes_the_same_weights(place: Place, bench: Ben
     assert answer.code == 0, answer.err
     assert f"bench run voice@{place.out}" in answer.out
     assert place.out.read_bytes() == before
+    assert [each["scores"] for each in place.facts()["rounds"]] == [each["scores"] for each in rounds]
     assert "nothing left to do" in bench(*words[1:], "--home", place.folder / "home", "--device", "cpu").out
     complaint = bench(*words[1:], "--margin", 0.3, "--home", place.folder / "home", "--device", "cpu").complaint
     assert "is of margin 0.2, not 0.3; delete it" in complaint
@@ -244,13 +249,15 @@ def test_seeds_and_settings_make_other_weights(place: Place) -> None:
         ({"nearest": 0.0}, "--nearest 0 is no share"),
         ({"margin": 1.6}, "--scale 20 and --margin 1.6 make no softmax"),
         ({"rounds": 0}, "--rounds 0 leaves nothing to do"),
-        ({"start": "voice"}, "not from 'voice'; give voice@FILE"),
+        ({"start": "voice"}, "not 'voice'; give voice@FILE"),
+        ({"start": "voice@a.pt?size=mini"}, "not 'voice@a.pt?size=mini'; give voice@FILE"),
         ({"start": "voice@none.pt"}, "none.pt; give voice@FILE"),
-        ({"start": "ssast@none.pt"}, "'ssast' has none; give dino@FILE"),
-        ({"start": "fbank"}, "'fbank' has none; give dino@FILE"),
+        ({"start": "ssast@none.pt"}, "from its file of weights, not 'ssast@none.pt'; give dino@FILE"),
+        ({"start": "fbank"}, "not 'fbank'; give dino@FILE"),
         ({"only": "mood"}, "no clip of tones has a label 'mood'"),
         ({"out": Path("a.pt")}, "one .safetensors file"),
         ({"lr": -1.0}, "--lr -1 is no positive number"),
+        ({"accumulate": 3}, "a batch of 8 cannot be taken in 3 parts; give another --batch or --accumulate"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(place: Place, options: dict[str, Any], told: str) -> None:
@@ -290,6 +297,34 @@ def test_other_settings_do_not_overwrite_what_is_there(place: Place) -> None:
     assert notes.read_text() == "mine"
     notes.unlink()
     assert place() == before
+
+
+def test_notes_of_a_training_are_not_taken_for_its_model_card(place: Place) -> None:
+    notes = place.out.with_suffix(".md")
+    notes.write_text("# To do\n\nbench pretrain dino --corpus pool\nbench pseudo-label dino@a.pth\n\nThen compare.\n")
+    with pytest.raises(UserError, match="where the model card goes, and is none; give another --out"):
+        place()
+    notes.unlink()
+    for content in ("[]", "{}", '{"command": 3}', "bench pretrain dino", "[" * 99_999):
+        place.out.with_suffix(".json").write_text(content)
+        with pytest.raises(UserError, match=r"out.json is there, where the model card goes"):
+            place()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"])
+def test_a_round_whose_record_is_lost_is_made_again(place: Place, done: Place, content: str | None) -> None:
+    shutil.copytree(done.out.with_suffix(".rounds"), place.out.with_suffix(".rounds"))
+    record = place.out.with_suffix(".rounds") / "1.json"
+    record.unlink() if content is None else record.write_text(content)
+    assert place(rounds=2) == done.out.read_bytes()
+    assert [f"round {number} is done already" in " ".join(place.said) for number in (1, 2)] == [False, True]
+    assert place.facts()["rounds"][0]["sizes"] == done.facts()["rounds"][0]["sizes"]
+
+
+def test_where_nothing_can_be_written_is_told_before_anything_is_heard(place: Place) -> None:
+    with pytest.raises(UserError, match=r"cannot write /proc/out.safetensors"):
+        place(out=Path("/proc/out.safetensors"))
+    assert place.said == []
 
 
 def test_processes_of_torchrun_are_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

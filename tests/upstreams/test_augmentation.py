@@ -70,6 +70,22 @@ def test_rooms_answer_with_a_click_and_a_decaying_tail():
     assert (early > 10 * late).all()
 
 
+def test_rooms_tails_fall_by_60_db_in_a_tenth_to_six_tenths_of_a_second_0_to_12_db_below_the_click(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("upstreams.augmentation.colours", lambda number, size: torch.eye(1, size).expand(number, -1))
+    torch.manual_seed(0)
+    rooms = answers(400, RATE // 2)
+    torch.testing.assert_close(rooms[:, 0], torch.ones(400))
+    below = -decibels(rooms[:, 1:].square().sum(1))
+    assert -0.01 < below.min() < 0.5
+    assert 11.5 < below.max() < 12.01
+    early, late = (decibels(rooms[:, at : at + 400].square().mean(1)) for at in (1, 801))
+    seconds = 60 / ((early - late) / 0.05)  # in which the tail falls by 60 dB
+    assert 0.09 < seconds.min() < 0.12
+    assert 0.5 < seconds.quantile(0.95) < 0.7
+
+
 def test_rooms_colour_by_a_few_decibels_and_delay_nothing():
     torch.manual_seed(0)
     filters = colours(2000, 4000)
@@ -168,18 +184,49 @@ def test_a_folders_digest_tells_its_files(tmp_path: Path):
     assert before != Folder(str(tmp_path), "noises").digest()
 
 
-def test_what_cannot_be_used_is_told(tmp_path: Path):
+@pytest.mark.parametrize("path", ["nowhere", "~nobody-of-this-name/noises", "a" * 5000, "a\0b", __file__])
+def test_what_is_no_folder_is_told(path: str):
+    with pytest.raises(UpstreamError, match=r"noises of dino is '.*', which is no folder"):
+        Folder(path, "noises")
+
+
+@pytest.mark.parametrize("option", ["noises", "rooms"])
+def test_what_cannot_be_used_is_told_before_a_training_begins(tmp_path: Path, option: str):
     with pytest.raises(UpstreamError, match=r"in which there is no \.wav"):
-        Folder(str(tmp_path), "noises")
-    (tmp_path / "a.wav").write_bytes(b"no sound")
-    with pytest.raises(UpstreamError, match=r"a.wav' in noises of dino is not readable audio"):
-        Folder(str(tmp_path), "noises").noises(1, 10)
-    written(tmp_path, "a.wav", np.ones(30), 8000)
+        Folder(str(tmp_path), option)
+    written(tmp_path, "a.wav", np.ones(30))
+    (tmp_path / "b.wav").write_bytes(b"no sound")
+    with pytest.raises(UpstreamError, match=rf"b.wav' in {option} of dino is not readable audio; take it out"):
+        Folder(str(tmp_path), option)
+    written(tmp_path, "b.wav", np.ones(30), 8000)
     with pytest.raises(UpstreamError, match="8000 samples per second; resample the folder to 16000"):
-        Folder(str(tmp_path), "noises").noises(1, 10)
+        Folder(str(tmp_path), option)
+    written(tmp_path, "b.wav", np.zeros(0))
+    with pytest.raises(UpstreamError, match=r"b.wav' .* is empty; take it out"):
+        Folder(str(tmp_path), option)
+    (tmp_path / "b.wav").unlink()
+    assert Folder(str(tmp_path), option).files == [tmp_path / "a.wav"]
+
+
+def test_what_turns_out_to_be_of_no_use_is_told_when_it_is_drawn(tmp_path: Path):
     written(tmp_path, "a.wav", np.zeros(30))
+    folder = Folder(str(tmp_path), "rooms")
     with pytest.raises(UpstreamError, match="is silent; take it out"):
-        Folder(str(tmp_path), "rooms").rooms(1, 10)
-    written(tmp_path, "a.wav", np.zeros(0))
-    with pytest.raises(UpstreamError, match="is empty; take it out"):
-        Folder(str(tmp_path), "noises").noises(1, 10)
+        folder.rooms(1, 10)
+    assert not folder.noises(1, 10).any()
+    written(tmp_path, "a.wav", np.full(30, np.nan))
+    for draw in (folder.rooms, folder.noises):
+        with pytest.raises(UpstreamError, match=r"a.wav' in rooms of dino is not readable audio"):
+            draw(1, 10)
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(UpstreamError, match=r"a.wav' in rooms of dino is not readable audio"):
+        folder.noises(1, 10)
+
+
+def test_a_compressed_file_that_ends_too_soon_is_told(tmp_path: Path):
+    soundfile.write(tmp_path / "a.flac", 0.1 * np.random.RandomState(0).standard_normal(160_000), RATE)
+    content = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(content[: len(content) // 3])
+    folder = Folder(str(tmp_path), "noises")
+    with pytest.raises(UpstreamError, match=r"a.flac' in noises of dino is not readable audio"):
+        folder.noises(100, 1000)

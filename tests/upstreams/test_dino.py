@@ -39,7 +39,7 @@ from upstreams.dino import (
     network_of,
     paced,
 )
-from upstreams.hyperion import HyperionMel
+from upstreams.hyperion import HyperionMel, without_mean
 from upstreams.methods import Batch, Recipe
 from upstreams.pretrain import Plan, fit
 from upstreams.resnet import Shape
@@ -366,6 +366,7 @@ def test_the_loss_of_a_step_is_that_of_the_crops_it_draws(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         DinoPretraining, "crops", lambda self, *args: drawn_crops.append(own(self, *args)) or drawn_crops[-1]
     )
+    learner.teacher.load_state_dict(drawn_state(learner.teacher.state_dict()))
     torch.manual_seed(0)
     learner.center += 0.1 * drawn("center", 1, 24)
     center = learner.center.clone()
@@ -388,6 +389,15 @@ def test_the_last_layer_rests_at_first():
         assert (learner.student.head.last_layer.weight_v.grad is not None) == expected
         assert learner.student.head.mlp[0].weight.grad.any()
         assert learner.student.backbone.encoder_net.in_block.conv.weight.grad.any()
+
+
+def test_crops_are_augmented_as_often_as_the_size_says():
+    batch, lengths = clips(), clips().lengths
+    clean = without_mean(*HyperionMel()(batch.waveforms, lengths))
+    for shares in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        found, _ = tiny_method(replace(SIZE, augmented=shares)).crops(batch, 60.0, 1)
+        changed = (found != clean).flatten(1).any(1)
+        assert changed.tolist() == [any(shares)] * len(lengths)
 
 
 def test_crops_differ_and_lie_within_their_clip():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.upstreams.dino_drawn import CLIPS, drawn_clip, stored
+from tests.upstreams.dino_drawn import CLIPS, drawn, drawn_clip, stored
 from upstreams.hyperion import HyperionMel, active, speech, without_mean
 
 
@@ -69,6 +69,13 @@ def test_speech_is_found_where_hyperion_finds_it(seconds: float):
     clip, expected = drawn_clip(seconds), stored[f"speech {seconds}"]
     found = speech(clip[None], torch.tensor([len(clip)]))[0].numpy()
     np.testing.assert_array_equal(found, expected if expected.any() else ~expected)
+
+
+@pytest.mark.parametrize(("samples", "theirs"), [(400, "011"), (560, "0111"), (640, "0111"), (720, "01111")])
+def test_speech_is_found_so_too_in_clips_shorter_than_the_window(samples: int, theirs: str):
+    swelling = drawn(f"short {samples} 1", samples) * torch.linspace(1, 0, samples) ** 20 * 0.1
+    found = speech(swelling.flip(0)[None], torch.tensor([samples]))[0]
+    assert "".join(str(int(each)) for each in found) == theirs
 
 
 def test_a_silent_clip_keeps_all_its_frames():
