@@ -57,7 +57,7 @@ def augmented(
     clean = waveforms.masked_fill(~valid(lengths, waveforms.shape[1]), 0.0)
     steps = zip(shares, (reverberant, noisy), (sources.rooms, sources.noises), strict=True)
     for share, change, source in steps:
-        rows = (torch.rand(len(clean)) < share).nonzero()[:, 0].to(clean.device)
+        rows = (torch.rand(len(clean), device="cpu") < share).nonzero()[:, 0].to(clean.device)
         if len(rows):
             clean = clean.index_copy(0, rows, change(clean[rows], lengths[rows], source))
     return clean.masked_fill_(~valid(lengths, clean.shape[1]), 0.0)
@@ -97,7 +97,7 @@ def quick(size: int) -> int:
 
 
 def uniform(number: int, low: float, high: float) -> Tensor:
-    return low + (high - low) * torch.rand(number)
+    return low + (high - low) * torch.rand(number, device="cpu")
 
 
 def coloured(number: int, size: int) -> Tensor:
@@ -105,13 +105,13 @@ def coloured(number: int, size: int) -> Tensor:
     guard()
     from speechbrain.augment.time_domain import pink_noise_like
 
-    return pink_noise_like(torch.empty(number, quick(size)), *COLOURS, sample_rate=RATE)[:, :size]
+    return pink_noise_like(torch.empty(number, quick(size), device="cpu"), *COLOURS, sample_rate=RATE)[:, :size]
 
 
 def answers(number: int, size: int) -> Tensor:
     """Impulse responses (number, size): a click coloured by the room, and noise that falls by 60 dB in 0.1 to 0.6 s."""
-    times = torch.arange(size) / RATE
-    tail = torch.randn(number, size) * 1000 ** (-times / uniform(number, *DECAYS)[:, None])
+    times = torch.arange(size, device="cpu") / RATE
+    tail = torch.randn(number, size, device="cpu") * 1000 ** (-times / uniform(number, *DECAYS)[:, None])
     tail[:, 0] = 0.0
     rooms = tail * 10 ** (-uniform(number, *DIRECT)[:, None] / 20) / tail.square().sum(1, keepdim=True).sqrt()
     rooms[:, 0] = 1.0
@@ -123,7 +123,7 @@ def answers(number: int, size: int) -> Tensor:
 def colours(number: int, size: int) -> Tensor:
     """Filters (number, size) of minimum phase, with gains of 0 +- 3 dB at 8 frequencies and in between."""
     bins = quick(size) // 2 + 1
-    gains = GAIN * math.log(10) / 20 * torch.randn(number, 1, POINTS)
+    gains = GAIN * math.log(10) / 20 * torch.randn(number, 1, POINTS, device="cpu")
     smooth = F.interpolate(gains, bins, mode="linear", align_corners=True)[:, 0]
     cepstrum = torch.fft.irfft(smooth)
     folded = torch.cat([cepstrum[:, :1], 2 * cepstrum[:, 1 : bins - 1], cepstrum[:, bins - 1 : bins]], dim=1)
@@ -163,10 +163,10 @@ class Folder:
         return torch.stack([self.room(self.drawn(), size) for _ in range(number)])
 
     def drawn(self) -> Path:
-        return self.files[int(torch.randint(len(self.files), ()))]
+        return self.files[int(torch.randint(len(self.files), (), device="cpu"))]
 
     def stretch(self, file: Path, size: int) -> Tensor:
-        place = float(torch.rand(()))
+        place = float(torch.rand((), device="cpu"))
         with self.opened(file) as sound:
             found = self.read(file, sound, int(place * (max(len(sound) - size, 0) + 1)), size)
         return found.repeat(-(-size // len(found)))[:size]
