@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmark.claims import POOL, SIZE, Plan, label_of, seeds_told
+from benchmark.arms import ARMS
+from benchmark.claims import POOL, ROUNDS, SIZE, Plan, label_of, seeds_told
 from benchmark.errors import UserError
 from benchmark.records import Record
 from benchmark.tasks import Task
@@ -26,7 +27,7 @@ def steps_of(plan: Plan, records: Iterable[Record]) -> dict[str, int]:
 
 def notes(plan: Plan, intervals: int, steps: Mapping[str, int]) -> list[str]:
     """How the numbers came about. intervals: how many are shown. steps: of pre-training, by arm."""
-    told = ", ".join(f"{arm} {steps[arm]:,}" for arm in plan.arms if arm in steps)
+    told = ", ".join(steps_told(arm, steps[arm]) for arm in plan.arms if arm in steps)
     spread = ", ± their standard deviation" if plan.seeds > 1 else ""
     alone = "; of one seed, they leave out how much another would differ" if plan.seeds == 1 else ""
     asks = "it asks which of 66 speakers of its training clips speaks, in other clips of theirs"
@@ -39,9 +40,15 @@ def notes(plan: Plan, intervals: int, steps: Mapping[str, int]) -> list[str]:
         "intervals: 95 % of a t distribution, its error that of a paired bootstrap over speakers (over clips, where"
         f" nobody speaks) and the spread over pre-training seeds{alone}",
         'verdicts: "shown", where the whole interval is above 0, which is for the first system, "opposite", where it is'
-        f' below, else "not resolved"; each of {intervals} intervals stands for itself: where nothing differs, one in'
-        " twenty misses 0 by chance",
+        ' below, else "not resolved"; the interval in points decides, a relative one is beside it; each of'
+        f" {intervals} intervals stands for itself: where nothing differs, one in twenty misses 0 by chance",
     ]
+
+
+def steps_told(arm: str, steps: int) -> str:
+    """Such as "dino 700"; of an arm that goes on from another, those of each of its rounds."""
+    after = ARMS[arm].after
+    return f"{arm} {steps:,}" + (f" in each of {ROUNDS} rounds after those of {after}" if after else "")
 
 
 def regimes_told(tasks: Iterable[Task]) -> list[str]:

@@ -184,7 +184,10 @@ def with_checkpoints(plan: Plan, setup: Setup, steps: int | None, engine: Engine
 
 
 def _pretraining(arm: Arm, asked: Request, pool: Pool, before: Pretraining | None) -> Pretraining:
-    """A checkpoint with all that decides its weights in its name, so that what is there already can be taken."""
+    """A checkpoint with what decides its weights in its name, so that what is there already can be taken.
+
+    Of pseudo-labels it is all but the defaults of `bench pseudo-label`.
+    """
     recipe, decisive = _refined(asked, before) if before else _pretrained(asked, pool)
     code = digest(decisive)[:8]
     path = asked.home / "claims" / f"{arm.name}-{asked.seed}-{recipe.steps}-{code}.safetensors"

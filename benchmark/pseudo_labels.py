@@ -112,6 +112,8 @@ def request_of(reference: str, training: pretraining.Request, **options: Any) ->
     if not path.is_file():
         raise UserError(f"no file {path}; give {name}@FILE")
     out = training.out or Path("pretrained") / f"{name}-pseudo-{training.seed}.safetensors"
+    if out.expanduser().absolute() == path:
+        raise UserError(f"--out {out} is the file to start from; give another")
     return Request(path, replace(training, method=name, out=out), **options)
 
 

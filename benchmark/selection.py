@@ -194,7 +194,7 @@ def _limited(task: Task, clips: dict[str, list[Clip]], closed: bool, limit: int)
 
 
 def _within(clips: list[Clip], task: Task, hours: float) -> list[Clip]:
-    """Clips that fill so many hours; raises UserError where there are not as many, or none is short enough."""
+    """Clips that fill so many hours; raises UserError where there are not as many, or the first is longer."""
     there = sum(clip.seconds for clip in clips) / 3600
     if there < hours:
         raise UserError(
@@ -208,7 +208,7 @@ def _within(clips: list[Clip], task: Task, hours: float) -> list[Clip]:
             break
         chosen.add(clip.id)
     if not chosen:
-        raise UserError(f"task {task.name!r}: train_hours {hours:g} is less than one clip; raise it")
+        raise UserError(f"task {task.name!r}: train_hours {hours:g} is less than its first clip; raise it")
     return [clip for clip in clips if clip.id in chosen]
 
 

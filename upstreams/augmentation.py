@@ -131,7 +131,7 @@ def colours(number: int, size: int) -> Tensor:
 
 
 class Folder:
-    """Sounds in a folder and those within it, in any format of libsndfile at 16 kHz, read as they are drawn."""
+    """Sounds of KINDS at 16 kHz in a folder and those within it, read as they are drawn; others are passed over."""
 
     def __init__(self, path: str, option: str) -> None:
         """Raises UpstreamError where there is no such folder, no sound in it, or one that cannot be used.
@@ -141,7 +141,7 @@ class Folder:
         self.root = Path(os.path.expanduser(path))
         self.option = option
         told = f"{option} of dino is '{printable(path)}'"
-        if not os.path.isdir(self.root):  # Path.is_dir fails on names that are too long
+        if not path or not os.path.isdir(self.root):  # Path.is_dir fails on names that are too long
             raise UpstreamError(f"{told}, which is no folder; give one of audio files, such as MUSAN's")
         self.files = sorted(file for file in self.root.rglob("*") if file.suffix.lower() in KINDS and file.is_file())
         if not self.files:
@@ -152,7 +152,7 @@ class Folder:
     def digest(self) -> str:
         """SHA-256 of the names and sizes of all files."""
         listing = "".join(f"{file.relative_to(self.root)} {file.stat().st_size}\n" for file in self.files)
-        return hashlib.sha256(listing.encode()).hexdigest()
+        return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
 
     def noises(self, number: int, size: int) -> Tensor:
         """Stretches (number, size) of files at random; a shorter file is repeated."""

@@ -285,15 +285,16 @@ def entropy(shares: Tensor) -> Tensor:
     return -(shares * shares.clamp(min=1e-30).log()).sum()
 
 
-def method(size: str, noises: str = "", rooms: str = "") -> Method:
+def method(size: str, noises: str | None = None, rooms: str | None = None) -> Method:
     """The objective with a student of a size and its teacher at their start.
 
     noises, rooms: folders of audio, such as MUSAN's and simulated impulse responses; synthetic ones where left out.
     Raises UpstreamError for a size that there is none of, and folders that hold no audio.
     """
-    folders = {option: Folder(path, option) for option, path in (("noises", noises), ("rooms", rooms)) if path}
+    named = (("noises", noises), ("rooms", rooms))
+    folders = {option: Folder(path, option) for option, path in named if path is not None}
     sources = Sources(
-        folders["noises"].noises if noises else None,
-        folders["rooms"].rooms if rooms else None,
+        folders["noises"].noises if "noises" in folders else None,
+        folders["rooms"].rooms if "rooms" in folders else None,
     )
     return DinoPretraining(size_of(size), sources, {name: folder.digest() for name, folder in folders.items()})

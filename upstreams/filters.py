@@ -1,7 +1,7 @@
 """A start for convolutions over waveforms that hear from the first step on, where there is little sound to learn it of.
 
 Drawn at random, narrow convolutions need hours of sound until what they give tells of the spectrum; begun as a filter
-bank (as in Zeghidour et al., 2021, but free to change) they do so at once.
+bank, as the Gabor filters of Zeghidour et al. (2021) are, but with every weight free, they do so at once.
 """
 
 from __future__ import annotations

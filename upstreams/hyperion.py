@@ -113,7 +113,8 @@ def speech(waveforms: Tensor, lengths: Tensor) -> Tensor:
 
 
 def active(signal: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The same of one clip of 16-bit numbers (S,): frames (T,), where T is S / 160, rounded to even."""
+    """The same of one clip of 16-bit numbers (S,): frames (T,), where T is S / 160, rounded to even; of
+    two to four frames more come back, of which the first T count."""
     from scipy.signal import lfilter
 
     count = round(len(signal) / HOP)

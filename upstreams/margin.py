@@ -34,7 +34,8 @@ SMALL = 1_500_000  # weights, below which an encoder is tuned as one of size min
 
 
 class MarginTuning(Method):
-    """AAM-softmax (Xiang et al., 2019) on the numbers `batch.labels["cluster"]`, of augmented stretches.
+    """AAM-softmax (Xiang et al., 2019) on the numbers `batch.labels["cluster"]`, of stretches with synthetic
+    noise and rooms, whatever the encoder was pre-trained in.
 
     Beside the loss is shown the share of clips whose own class has the nearest centre.
     """

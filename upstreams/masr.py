@@ -238,7 +238,8 @@ def size_in(weights: Mapping[str, Tensor], reference: str) -> Size:
     return size
 
 
-# Rates, batches, masks and codes of the large sizes follow Chiu et al. (2022); steps are ours, and none was tried here.
+# Rates, batches, masks and codes follow Chiu et al. (2022), but for half the rate of "large"; steps are ours, and none
+# of the two was tried here.
 PAPER = Recipe(
     steps=250_000, batch=2048, seconds=16.0, lr=4e-3, warmup=25_000, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0
 )

@@ -75,7 +75,7 @@ class Method(nn.Module, ABC):
     version: int = 1  # raised by the commit that changes what the training comes to
     recipe: Recipe
     metadata: Mapping[str, float] = MappingProxyType({})  # weights of kinds of labels that it learns from by itself
-    origin: Mapping[str, str] = MappingProxyType({})  # SHA-256 of each file that its options name, by that name
+    origin: Mapping[str, str] = MappingProxyType({})  # SHA-256 of files, or listings of folders, that its options name
 
     def prepare(self, batches: Iterator[Batch]) -> None:
         """Called once, before the first step of a new training, with its batches: such as to find a codebook.

@@ -11,7 +11,7 @@ HuBERT's. What is not public, and what is ours:
 - Units are found from the first batches and assigned on the fly; HuBERT's are found and written down beforehand.
 - The objective is HuBERT's (Hsu et al., 2021) twice, on masked frames only, without the penalty on the convolutions'
   output; after its warm-up the rate follows half a cosine, where HuBERT's falls in a line. Spans: see `spans`.
-- The size "mini" is this project's own, for what is learnt from two hours of sound in minutes. Clips at unit variance
+- The size "mini" is this project's own, for what is learnt from hours of sound in minutes. Clips at unit variance
   and a norm after each convolution and before each part of a block are HuBERT Large's choices. Ours are three
   convolutions that begin as a filter bank, and a loss on visible frames too: seven narrow ones and masked frames alone
   told no more of units after 300 steps than how often they are.
@@ -251,6 +251,9 @@ def of_ours(state: Mapping[str, Tensor], random: bool, reference: str) -> Pms:
     refuse_larger(config, weights, reference)
     bands = checked(facts["bands"], config.num_hidden_layers, f"'{reference}'")
     weights = fitting(weights, lambda: model_class("hubert")(config), "PMS-SSL", reference)
+    if facts["filters"] and config.conv_dim[0] % 2:
+        told = f"{CONFIG} in '{reference}' has filters and {config.conv_dim[0]} first channels"
+        raise UpstreamError(f"{told}; cosines and sines come in pairs")
     model = drawn(config, facts["filters"])
     if not random:
         model.load_state_dict(weights)
@@ -440,6 +443,8 @@ def method(
     reach = chosen.bands if bands is None else parsed(bands, len(chosen.bands), "pms")
     if targets not in ("both", *BOTH):
         raise UpstreamError(f"no targets '{printable(targets)}' of pms; write both, {' or '.join(BOTH)}")
+    if teacher == "":
+        raise UpstreamError("teacher of pms is empty; give teacher=FILE, or leave it out")
     if teacher is None:
         if layer is not None:
             raise UpstreamError("layer of pms is of a teacher's features, and there is no teacher; give teacher=FILE")

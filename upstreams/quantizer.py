@@ -34,7 +34,7 @@ class Quantizer(nn.Module):
     def measure(self, parts: Iterable[Tensor]) -> None:
         """From now on bring frames to the zero mean and unit variance that these have, each (N, channels).
 
-        Without it nearly all of them get the same few codes, which those that all frames have in common decide.
+        Without it nearly all of them get the same few codes, decided by what all frames have in common.
         """
         count, (total, squares) = 0, torch.zeros(2, len(self.mean), dtype=torch.float64, device=self.mean.device)
         for part in parts:

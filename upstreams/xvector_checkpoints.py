@@ -101,7 +101,8 @@ def bare(name: str) -> str:
 
 
 def capped_in(configured: Any, reference: str) -> bool:
-    """Whether a network of this configuration ends its activations at 6; raises UpstreamError where it is no other's.
+    """Whether a network of this configuration ends its activations at 6; raises UpstreamError where it is of
+    one that is not built here.
 
     What is not said is taken to be as `CONFIGURED` has it: the weights have to fit.
     """
@@ -121,7 +122,7 @@ def capped_in(configured: Any, reference: str) -> bool:
 
 def part(told: Any, key: str, usual: str) -> str:
     """The name of a part of a network, which stands alone or among its arguments."""
-    found = told.get(key) if isinstance(told, dict) else told
+    found = told.get(key, usual) if isinstance(told, dict) else told
     return usual if told is None else found if isinstance(found, str) else shown(found)
 
 

@@ -440,6 +440,11 @@ def test_a_mini_file_would_be_small():
     assert sum(each.numel() for each in method("mini").exported().values()) <= 1_400_000
 
 
+def test_an_empty_name_of_a_folder_is_no_wish_for_synthetic_sounds(tmp_path: Path):
+    with pytest.raises(UpstreamError, match="noises of dino is ''"):
+        method("mini", noises="")
+
+
 def test_folders_of_noises_and_rooms_are_told_by_their_digests(tmp_path: Path):
     soundfile.write(tmp_path / "a.wav", np.ones(1600) / 2, 16_000)
     learner = method("mini", noises=str(tmp_path), rooms=str(tmp_path))

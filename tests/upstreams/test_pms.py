@@ -491,6 +491,26 @@ BREAKS: dict[str, tuple[Any, str]] = {
 }
 
 
+def test_filters_of_an_odd_number_are_refused(exported: Path, tmp_path: Path) -> None:
+    state = load_file(exported)
+    facts = json.loads(bytes(state[CONFIG].tolist()))
+    channels = facts["model"]["conv_dim"][0] - 1
+    facts["filters"], facts["model"]["conv_dim"][0] = True, channels
+    state[CONFIG] = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8)
+    for name in [name for name in state if name.startswith("feature_extractor.conv_layers.0.")]:
+        state[name] = state[name][:channels].contiguous()
+    second = "feature_extractor.conv_layers.1.conv.weight"
+    state[second] = state[second][:, :channels].contiguous()
+    save_file(state, tmp_path / "odd.safetensors")
+    with pytest.raises(UpstreamError, match=f"has filters and {channels} first channels; cosines and sines come"):
+        create(f"pms@{tmp_path / 'odd.safetensors'}")
+
+
+def test_an_empty_name_of_a_teacher_is_refused() -> None:
+    with pytest.raises(UpstreamError, match="teacher of pms is empty"):
+        build("mini", teacher="")
+
+
 @pytest.mark.parametrize("kind", BREAKS)
 def test_broken_checkpoints_are_refused(kind: str, exported: Path, tmp_path: Path) -> None:
     change, words = BREAKS[kind]

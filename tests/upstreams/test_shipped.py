@@ -29,7 +29,7 @@ def test_what_is_shipped_is_small_keeps_the_contract_and_is_of_the_recipe_here(n
     assert facts is not None
     trained = method(name, "mini", 0)
     asked = Request(name, "tiny_pool", Path(), half=True, only=ONLY.get(name))
-    labels = facts["identity"].get("labels")
+    labels = facts["identity"].get("labels")  # of labels and audio, the pool being made only by the demo
     data: Any = SimpleNamespace(
         digest=facts["identity"]["data"], kinds=["family", "language", "speaker"], digest_of=lambda kinds: labels
     )
