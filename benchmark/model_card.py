@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.cards import device_name, installed
-from benchmark.markdown import table
+from benchmark.markdown import code, plain, table
 from benchmark.metadata import told
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def card(facts: Mapping[str, Any]) -> str:
         "",
         "## Use",
         "",
-        *_code(facts["use"]),
+        *code(facts["use"]),
         "## Data",
         "",
         *table(
@@ -148,7 +148,7 @@ def card(facts: Mapping[str, Any]) -> str:
         *[f"- {name}: SHA-256 `{sum_}`" for name, sum_ in facts.get("origin", {}).items()],
         "## Recipe",
         "",
-        *table(["", ""], [[key, _number(value)] for key, value in recipe.items()]),
+        *table(["", ""], [[key, plain(value)] for key, value in recipe.items()]),
         "",
         "## Run",
         "",
@@ -159,7 +159,7 @@ def card(facts: Mapping[str, Any]) -> str:
         *_curve(curve),
         "## Again",
         "",
-        *_code(facts["command"]),
+        *code(facts["command"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -176,7 +176,7 @@ def _chosen(data: Mapping[str, Any]) -> list[list[str]]:
         [f"label {each['kind']}", f"{each['values']:,} values, on {each['clips']:,} clips"]
         for each in data.get("labels", [])
     ]
-    strength = [["strength of the term on labels", _number(data["strength"])]] if "strength" in data else []
+    strength = [["strength of the term on labels", plain(data["strength"])]] if "strength" in data else []
     return only + labels + strength
 
 
@@ -206,17 +206,7 @@ def _curve(curve: Sequence[CurveRow]) -> list[str]:
     return [told, "", *table(["step", *names, "lr"], rows), ""]
 
 
-def _code(text: str) -> list[str]:
-    return ["```", text, "```", ""]
-
-
 def _told(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {each}" for key, each in value.items())
-    return _number(value)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_number, value))
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+    return plain(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from benchmark.markdown import table
+from benchmark.markdown import code, plain, table
 from benchmark.model_card import usage
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def card(facts: Mapping[str, Any]) -> str:
         "",
         "## Use",
         "",
-        *_code(facts["use"]),
+        *code(facts["use"]),
         "## Data",
         "",
         f"Corpus {first['corpus']}, split {first['split']}: {first['clips']:,} clips ({first['hours']:.2f} h), digest"
@@ -103,7 +103,7 @@ def card(facts: Mapping[str, Any]) -> str:
         "",
         "## Settings",
         "",
-        *table(["", ""], [[key, _value(value)] for key, value in facts["settings"].items()]),
+        *table(["", ""], [[key, plain(value)] for key, value in facts["settings"].items()]),
         "",
         "## Run",
         "",
@@ -111,7 +111,7 @@ def card(facts: Mapping[str, Any]) -> str:
         "",
         "## Again",
         "",
-        *_code(facts["command"]),
+        *code(facts["command"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -152,11 +152,3 @@ def _run(number: int, told: Mapping[str, Any]) -> list[str]:
 
 def _number(value: float | None, digits: int) -> str:
     return "none" if value is None else f"{value:.{digits}f}"
-
-
-def _value(value: Any) -> str:
-    return ", ".join(map(_value, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _code(text: str) -> list[str]:
-    return ["```", text, "```", ""]

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from upstreams.methods import UNKNOWN
+from upstreams.threads import one_thread
 
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -38,7 +38,7 @@ def clustered(vectors: Floats, count: int, seed: int) -> Numbers:
     """Cluster (N,) of each of the vectors (N, D), by k-means (scikit-learn's); the same with any number of threads."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    with threadpool_limits(1):  # several add up in the order in which they are done
+    with one_thread():  # several add up in the order in which they are done
         if len(vectors) < MANY:
             return KMeans(count, n_init=4, random_state=seed).fit_predict(vectors).astype(np.int64)
         return (
