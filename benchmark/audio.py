@@ -23,12 +23,16 @@ class Inspection(NamedTuple):
     """What one reading of a file found.
 
     samples: of one channel. rate: Hz. digest: of the file's bytes. problem: why it cannot be used, or "".
+    content: digest of the rate and of the samples, channels averaged as `read` does; "" where they cannot be decoded.
+    It is the same for the same audio under another name, beside other metadata, in another lossless container or with
+    its one channel twice. A copy that was resampled, amplified, shifted or compressed with loss has another one.
     """
 
     samples: int
     rate: int
     digest: str
     problem: str
+    content: str = ""
 
 
 class Stretch(NamedTuple):
@@ -45,37 +49,42 @@ def inspect(path: str) -> Inspection:
     import soundfile
 
     try:
-        content = hashlib.blake2b(digest_size=16)
+        whole = hashlib.blake2b(digest_size=16)
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
-                content.update(block)
+                whole.update(block)
     except OSError as error:
         return Inspection(0, 0, "", f"cannot be opened ({error.strerror})")
     if Path(path).stat().st_size == 0:
-        return Inspection(0, 0, content.hexdigest(), "is an empty file")
+        return Inspection(0, 0, whole.hexdigest(), "is an empty file")
     try:
         with soundfile.SoundFile(path) as sound:
-            samples, rate, problem = _look_over(sound)
+            return _look_over(sound, whole.hexdigest())
     except (soundfile.SoundFileError, RuntimeError) as error:
-        return Inspection(
-            0, 0, content.hexdigest(), f"is not readable audio ({str(error).rstrip('.').split(': ')[-1]})"
-        )
-    return Inspection(samples, rate, content.hexdigest(), problem)
+        reason = str(error).rstrip(".").split(": ")[-1]
+        return Inspection(0, 0, whole.hexdigest(), f"is not readable audio ({reason})")
 
 
-def _look_over(sound) -> tuple[int, int, str]:  # type: ignore[no-untyped-def]
-    samples = 0
-    finite = True
+def _look_over(sound, code: str) -> Inspection:  # type: ignore[no-untyped-def]
+    """code: digest of the file's bytes."""
+    samples, finite = 0, True
+    content = hashlib.blake2b(str(sound.samplerate).encode(), digest_size=16)
     for block in sound.blocks(blocksize=BLOCK, dtype="float32", always_2d=True):
         samples += len(block)
         finite = finite and bool(np.isfinite(block).all())
+        content.update(_mono(block) + np.float32(0))  # -0 sounds like 0
+    problem = _problem(samples, sound.samplerate, finite)
+    return Inspection(samples, sound.samplerate, code, problem, content.hexdigest() if samples else "")
+
+
+def _problem(samples: int, rate: int, finite: bool) -> str:
     if samples == 0:
-        return 0, sound.samplerate, "holds no samples"
+        return "holds no samples"
     if not finite:
-        return samples, sound.samplerate, "holds samples that are not finite numbers (NaN or infinity)"
-    if samples < SHORTEST * sound.samplerate:
-        return samples, sound.samplerate, f"is {samples / sound.samplerate:.4f} s long, shorter than {SHORTEST} s"
-    return samples, sound.samplerate, ""
+        return "holds samples that are not finite numbers (NaN or infinity)"
+    if samples < SHORTEST * rate:
+        return f"is {samples / rate:.4f} s long, shorter than {SHORTEST} s"
+    return ""
 
 
 def samples_at(stretch: Stretch, rate: int) -> int:
@@ -89,7 +98,7 @@ def read(stretch: Stretch, rate: int) -> np.ndarray:
 
     with soundfile.SoundFile(stretch.audio) as sound:
         channels = _decode(sound, stretch.first, stretch.samples)
-    mono = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
+    mono = _mono(channels)
     if stretch.rate == rate:
         return np.ascontiguousarray(mono)
     import soxr
@@ -97,6 +106,11 @@ def read(stretch: Stretch, rate: int) -> np.ndarray:
     wanted = samples_at(stretch, rate)
     converted = soxr.resample(mono, stretch.rate, rate, quality="HQ")[:wanted]
     return np.pad(converted, (0, wanted - len(converted))).astype(np.float32)
+
+
+def _mono(channels: np.ndarray) -> np.ndarray:
+    """Samples (S, channels) with their channels averaged, (S,)."""
+    return channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
 
 
 def _decode(sound, first: int, samples: int) -> np.ndarray:  # type: ignore[no-untyped-def]

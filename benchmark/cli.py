@@ -161,15 +161,15 @@ def data_list(home: Home = HOME) -> None:
 
 @data_app.command("prepare")
 def data_prepare(
-    names: Annotated[list[str], typer.Argument(metavar="CORPUS...")],
-    data: Data = None,
-    home: Home = HOME,
-    workers: Workers = 1,
-) -> None:
-    """Make or look over corpora, so that a run finds them ready."""
+    names: Annotated[list[str], typer.Argument(metavar="CORPUS...")], data: Data = None, protocol: ProtocolFile = None,
+    home: Home = HOME, workers: Workers = 1,
+) -> None:  # fmt: skip
+    """Make or look over corpora, so that a run finds them ready, and check the tasks that use them, built in or not."""
     from benchmark.engine import engine
+    from benchmark.inspection import contradictions, notes, ruled_out
     from benchmark.manifest import prepare
 
+    known, unfit = protocol_of(None).tasks | protocol_of(protocol).tasks, False
     for name in names:
         manifest = prepare(name, home, pairs_of(data), engine(workers))
         bad = [clip for clip in manifest.clips if clip.problem]
@@ -183,6 +183,15 @@ def data_prepare(
                 f"{len(bad)} clips cannot be used, {bad[0].stretch.audio} first: it {bad[0].problem}; see: bench data"
                 f" check {name}"
             )
+        tasks = [each for each in known.values() if each.corpus == name]
+        refused = ruled_out(manifest, tasks, home)
+        for sentence in refused + contradictions(manifest, tasks):
+            warn(sentence)
+        for sentence in notes(manifest):
+            say(f"{name}: {sentence}")
+        unfit = unfit or bool(refused)
+    if unfit:
+        raise typer.Exit(2)
 
 
 @data_app.command("check")
@@ -192,7 +201,7 @@ def data_check(
 ) -> None:  # fmt: skip
     """Count clips, hours and labels of each split, and check every task that uses the corpus: splits, leaks, trials."""
     from benchmark.engine import engine
-    from benchmark.inspection import problems, summary
+    from benchmark.inspection import notes, problems, summary
     from benchmark.manifest import prepare
 
     faults = 0
@@ -203,6 +212,8 @@ def data_check(
         found = problems(manifest, tasks, home)
         for sentence in found:
             warn(sentence)
+        for sentence in notes(manifest):
+            say(f"{name}: {sentence}")
         faults += len(found)
         say(
             f"{name}: {len(found) or 'no'} problems; checked the audio of {len(manifest.clips)} clips and the splits of"

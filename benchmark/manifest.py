@@ -17,12 +17,16 @@ from benchmark.engine import Engine, in_process
 from benchmark.errors import UserError, unknown
 from benchmark.files import digest, stamp, write_text
 
-FORMAT = 1  # raised when a stored manifest can no longer be read
+FORMAT = 2  # raised when a stored manifest no longer says all that is needed
 CHUNK = 64  # files looked over as one piece of work
 
 
 class Clip(NamedTuple):
-    """An utterance that was looked over. problem: why it cannot be used, or ""."""
+    """An utterance that was looked over.
+
+    digest: of its file's bytes and of where in it the stretch lies. problem: why it cannot be used, or "".
+    content: digest of what its whole file sounds like, see `audio.Inspection`: it tells copies, and is part of no key.
+    """
 
     id: str
     split: str
@@ -30,6 +34,7 @@ class Clip(NamedTuple):
     stretch: Stretch
     digest: str
     problem: str
+    content: str = ""
 
     @property
     def seconds(self) -> float:
@@ -91,10 +96,13 @@ def prepare(name: str, home: Path, data: dict[str, str], engine: Engine = in_pro
     signature = digest([FORMAT, [_plain(item) for item in utterances], trials, list(stamps.values())])
     if kept.exists() and (manifest := _load(kept, signature)):
         return manifest
-    inspections = _inspect(name, stamps, _stored(kept).get("inspections", {}), engine)
+    stored = _stored(kept)
+    before = stored.get("inspections", {}) if stored.get("format") == FORMAT else {}
+    inspections = _inspect(name, stamps, before, engine)
     clips = [_clip(item, inspections[str(item.audio)]) for item in utterances]
     manifest = Manifest(name, _digest(clips, trials), clips, trials)
     content = {
+        "format": FORMAT,
         "signature": signature,
         "manifest": manifest,
         "inspections": {path: [stamps[path], found] for path, found in inspections.items()},
@@ -137,11 +145,9 @@ def _load(path: Path, signature: str) -> Manifest | None:
     stored = _read(*map_stamp(path))
     if stored.get("signature") != signature:
         return None
-    name, content, clips, trials = stored["manifest"]
-    read = [
-        Clip(id, split, labels, Stretch(*stretch), code, problem) for id, split, labels, stretch, code, problem in clips
-    ]
-    return Manifest(name, content, read, [Trial(*trial) for trial in trials])
+    name, code, clips, trials = stored["manifest"]
+    read = [Clip(id, split, labels, Stretch(*stretch), *rest) for id, split, labels, stretch, *rest in clips]
+    return Manifest(name, code, read, [Trial(*trial) for trial in trials])
 
 
 def map_stamp(path: Path) -> tuple[Path, int, int]:
@@ -176,7 +182,8 @@ def _clip(item: Utterance, found: Inspection) -> Clip:
     if not problem and count < SHORTEST * found.rate:
         problem = f"is {count / found.rate:.4f} s long, shorter than {SHORTEST} s"
     code = digest([found.digest, first, count])[:32]
-    return Clip(item.id, item.split, item.labels, Stretch(str(item.audio), first, count, found.rate), code, problem)
+    stretch = Stretch(str(item.audio), first, count, found.rate)
+    return Clip(item.id, item.split, item.labels, stretch, code, problem, found.content)
 
 
 def _digest(clips: list[Clip], trials: list[Trial]) -> str:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 from benchmark.corpora import Trial
 from benchmark.errors import UserError
 from benchmark.files import digest
+from benchmark.leaks import PAIRS, place, refuse_leaks
 from benchmark.manifest import Clip, Manifest
 from benchmark.tasks import Task
+from benchmark.trial_lists import faults, sentence
 
 SPLITS = ("train", "valid", "test")
 DRAWN_TRIALS = 2000  # of each kind, where a corpus has speakers but no trial list
@@ -48,19 +50,14 @@ def select(
 
     judged_on: "labels" or "trials". closed: whether every label must occur in training. fold: the value of
     `task.folds` that is held out for test. limit: clips per split.
-    Raises UserError for bad audio (unless `skip_bad`), empty splits, leaks, and labels of test never seen in training.
+    Raises UserError for empty splits and leaks, and, unless `skip_bad` leaves them out and counts them, for bad audio,
+    labels of test never seen in training, and faulty trials.
     """
-    of_task = [clip for clip in manifest.clips if task.target in clip.labels]
-    if not of_task:
-        known = sorted({label for clip in manifest.clips for label in clip.labels})
-        raise UserError(
-            f"task {task.name!r}: no clip of corpus {task.corpus!r} has a label {task.target!r}; it has:"
-            f" {', '.join(known) or 'none'}"
-        )
+    of_task = _of_task(task, manifest)
     good, skipped = _good(task, of_task, skip_bad)
     clips = _by_split(good) if fold is None else _by_fold(task, good, fold)
     _present(task, clips, good)
-    _disjoint(task, clips)
+    refuse_leaks(task, clips)
     if task.train_hours is not None:
         clips["train"] = _within(clips["train"], task, task.train_hours)
     if judged_on == "trials":
@@ -84,6 +81,22 @@ def folds(manifest: Manifest, task: Task) -> list[str | None]:
             " splits"
         )
     return list(values)
+
+
+def _of_task(task: Task, manifest: Manifest) -> list[Clip]:
+    known = {label for clip in manifest.clips for label in clip.labels}
+    listed = ", ".join(sorted(known)) or "none"
+    if task.target not in known:
+        raise UserError(
+            f"task {task.name!r}: no clip of corpus {task.corpus!r} has a label {task.target!r}; it has: {listed}"
+        )
+    for label in task.apart:
+        if label not in known and task.disjoint != "speaker":  # what is kept apart unless the task says otherwise
+            raise UserError(
+                f"task {task.name!r}: splits must not share values of {label!r}, but no clip of corpus {task.corpus!r}"
+                f" has such a label; it has: {listed}"
+            )
+    return [clip for clip in manifest.clips if task.target in clip.labels]
 
 
 def _good(task: Task, clips: list[Clip], skip_bad: bool) -> tuple[list[Clip], dict[str, int]]:
@@ -128,27 +141,6 @@ def _present(task: Task, clips: dict[str, list[Clip]], every: list[Clip]) -> Non
                 f"task {task.name!r}: corpus {task.corpus!r} has no {split} clips with a label {task.target!r} (splits"
                 f" with some: {has}); add a column 'split' with train, valid and test"
             )
-
-
-def _disjoint(task: Task, clips: dict[str, list[Clip]]) -> None:
-    """No audio in two splits; no value of the `disjoint` label in two splits."""
-    for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        same = {clip.digest: clip for clip in clips[first]}
-        twins = [(same[clip.digest].id, clip.id) for clip in clips[second] if clip.digest in same]
-        if twins:
-            raise UserError(
-                f"task {task.name!r}: {len(twins)} clips of {second} have the same audio as clips of {first},"
-                f" {twins[0][1]!r} as {twins[0][0]!r} first; keep each in one split"
-            )
-        if task.disjoint and task.disjoint != task.target:
-            ours = {clip.labels[task.disjoint] for clip in clips[first] if task.disjoint in clip.labels}
-            shared = sorted(ours & {clip.labels.get(task.disjoint, "") for clip in clips[second]} - {""})
-            if shared:
-                raise UserError(
-                    f"task {task.name!r}: {len(shared)} values of {task.disjoint!r} are in both {first} and {second},"
-                    f" {shared[0]!r} first; split by {task.disjoint}, or write 'disjoint: null' in the task if that is"
-                    " the corpus's protocol"
-                )
 
 
 def _seen(task: Task, clips: dict[str, list[Clip]], skipped: dict[str, int], skip_bad: bool) -> dict[str, list[Clip]]:
@@ -238,7 +230,7 @@ def _with_trials(
     skip_bad: bool,
 ) -> tuple[dict[str, list[Clip]], dict[str, list[Trial]]]:
     """Speakers disjoint, trials within their split, and of valid and test only the clips that trials name."""
-    for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
+    for first, second in PAIRS:
         shared = {clip.labels[task.target] for clip in clips[first]} & {
             clip.labels[task.target] for clip in clips[second]
         }
@@ -265,17 +257,14 @@ def _trials(
     limit: int | None,
     skip_bad: bool,
 ) -> list[Trial]:
-    ids = {clip.id for clip in clips}
-    whole = [trial for trial in listed if trial.enroll in ids and trial.test in ids]
-    if len(whole) < len(listed):
-        lost = next(trial for trial in listed if not (trial.enroll in ids and trial.test in ids))
-        absent = lost.enroll if lost.enroll not in ids else lost.test
+    by_id = {clip.id: clip for clip in clips}
+    faulty = faults(listed, by_id, task.target)
+    for fault, some in faulty.items():
         if not skip_bad:
-            raise UserError(
-                f"task {task.name!r}: {len(listed) - len(whole)} {split} trials name clips that are not in that split,"
-                f" {absent!r} first; correct the list or the split"
-            )
-        skipped[f"{split} trials without their clips"] = len(listed) - len(whole)
+            raise UserError(f"task {task.name!r}: {sentence(split, fault, some, by_id, task.target)}")
+        skipped[f"{split} trials {fault}"] = len(some)
+    bad = {trial for some in faulty.values() for trial in some}
+    whole = [trial for trial in listed if trial not in bad]
     chosen = whole if listed else draw_trials(clips, task.target)
     chosen = chosen if limit is None else _of_each(chosen, limit)
     if {trial.target for trial in chosen} != {True, False}:
@@ -308,7 +297,8 @@ def draw_trials(clips: list[Clip], target: str) -> list[Trial]:
     kinds: dict[bool, list[Trial]] = {True: [], False: []}
     for a, b in every:
         same = a.labels[target] == b.labels[target]
-        kinds[same].append(Trial(a.split, a.id, b.id, same))
+        if place(a) != place(b):  # copies of one recording
+            kinds[same].append(Trial(a.split, a.id, b.id, same))
     return [trial for kind in (True, False) for trial in _sample(kinds[kind], dice)]
 
 

@@ -33,8 +33,8 @@ class Task(BaseModel):
     corpus, target: whose labels of which name. head, head_args: what learns them. metric: the head's first by default.
     lr, seeds: the grid; each pair is one job. folds: a label (such as "session") whose values take turns as test split,
     the next value in order being the validation split. train_hours: of audio to learn from, a subset that is the same
-    for all jobs; None: all there is. batch: clips. disjoint: a label whose values must not occur in
-    two splits, null where the corpus's own protocol shares them.
+    for all jobs; None: all there is. batch: clips. disjoint: a label, or several, whose values must not occur in two
+    splits, null where the corpus's own protocol shares them.
     features: how the head is fed; "auto" takes summaries where the head can, else stored frames if they fit the
     budget, else the upstream live; "finetune" trains the upstream too.
     """
@@ -59,7 +59,7 @@ class Task(BaseModel):
     patience: int | None = Field(default=None, ge=1)
     encoder_lr: float | None = Field(default=None, gt=0)
     features: Features = "auto"
-    disjoint: str | None = "speaker"
+    disjoint: str | tuple[str, ...] | None = "speaker"
 
     @field_validator("lr")
     @classmethod
@@ -74,6 +74,21 @@ class Task(BaseModel):
         if not seeds:
             raise ValueError("needs at least one seed")
         return tuple(sorted(set(seeds)))
+
+    @field_validator("disjoint")
+    @classmethod
+    def _disjoint(cls, labels: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """A list of one is that one, so that a task asked for either way is the same."""
+        if not isinstance(labels, tuple):
+            return labels
+        names = tuple(sorted(set(labels)))
+        return names if len(names) > 1 else next(iter(names), None)
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """The labels of `disjoint`, without the target, which splits must share."""
+        names = self.disjoint if isinstance(self.disjoint, tuple) else (self.disjoint,)
+        return tuple(name for name in names if name and name != self.target)
 
 
 class Protocol(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -44,6 +45,13 @@ class LayerSum(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(layers))
 
+    def use(self, layer: int) -> None:
+        """Give all weight to one layer for good; raises HeadError where there is no such layer."""
+        if not 0 <= layer < len(self.logits):
+            raise HeadError(f"layer must be between 0 and {len(self.logits) - 1}, not {layer}")
+        self.requires_grad_(False)
+        self.logits.fill_(-torch.inf)[layer] = 0
+
     @property
     def weights(self) -> Tensor:
         """(L,), summing to one."""
@@ -79,7 +87,7 @@ def masked_mean(frames: Tensor, lengths: Tensor) -> Tensor:
 def matched(predictions: Mapping[str, Any], references: Mapping[str, str]) -> list[tuple[str, Any, str]]:
     """Id, prediction and reference of each clip, in the order of the references.
 
-    Raises HeadError where an id has only one of the two.
+    Raises HeadError where an id has only one of the two, and where a prediction is not a number at all (NaN).
     """
     for name, here, there in (
         ("prediction", references, predictions),
@@ -88,6 +96,9 @@ def matched(predictions: Mapping[str, Any], references: Mapping[str, str]) -> li
         missing = [key for key in here if key not in there]
         if missing:
             raise HeadError(f"no {name} for {len(missing)} of {len(here)} clips, such as {missing[0]!r}")
+    strange = [key for key, value in predictions.items() if isinstance(value, float) and math.isnan(value)]
+    if strange:
+        raise HeadError(f"the predictions for {len(strange)} clips are NaN, such as that for {strange[0]!r}")
     return [(key, predictions[key], reference) for key, reference in references.items()]
 
 
@@ -120,6 +131,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def loss(self, outputs: Tensor, encoded: Any, lengths: Tensor | None = None) -> Tensor:
         """Mean loss () of a batch."""
+
+    def use(self, layer: int) -> None:
+        """Feed on one layer alone instead of the weighted sum."""
+        self.layer_sum.use(layer)
 
     def unusable(self, encoded: Any, lengths: Tensor | None) -> int:
         """Clips of a batch that `loss` cannot learn from, such as those too short for their text."""

@@ -156,7 +156,8 @@ def average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
 def mean_average_precision(scores: ArrayLike, targets: ArrayLike) -> MeanAveragePrecision:
     """Average precision of each class, averaged over the classes with a positive (macro mAP).
 
-    scores: (N, C) finite; targets: (N, C) true where clip n has class c. Raises HeadError if no class has a positive.
+    scores: (N, C) finite; targets: (N, C) true where clip n has class c. Raises HeadError if no class has a positive,
+    and on scores that are not finite, also of classes that are left out.
 
     >>> mean_average_precision([[0.9, 0.1, 0.3], [0.2, 0.8, 0.4]], [[1, 0, 0], [0, 1, 0]])
     MeanAveragePrecision(value=1.0, skipped=1)
@@ -164,6 +165,7 @@ def mean_average_precision(scores: ArrayLike, targets: ArrayLike) -> MeanAverage
     values, positive = np.asarray(scores, np.float64), np.asarray(targets, bool)
     if values.ndim != 2 or values.shape != positive.shape:
         raise HeadError(f"scores and targets must both be (clips, classes), not {values.shape} and {positive.shape}")
+    _finite(values)
     present = np.flatnonzero(positive.any(0))
     if not len(present):
         raise HeadError("mean average precision needs a positive in some class; there is none in any")
@@ -252,9 +254,14 @@ def _pair(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, NDArray[np.boo
     values, positive = np.asarray(scores, np.float64), np.asarray(targets).astype(bool)
     if values.ndim != 1 or values.shape != positive.shape:
         raise HeadError(f"scores and targets must be two rows of equal length, not {values.shape} and {positive.shape}")
-    if not np.isfinite(values).all():
-        raise HeadError(f"{int((~np.isfinite(values)).sum())} of {len(values)} scores are not finite numbers")
+    _finite(values)
     return values, positive
+
+
+def _finite(scores: Floats) -> None:
+    """Raise HeadError unless all are."""
+    if not np.isfinite(scores).all():
+        raise HeadError(f"{int((~np.isfinite(scores)).sum())} of {scores.size} scores are not finite numbers")
 
 
 def _counts(references: Sequence[str], predictions: Sequence[str]) -> tuple[Floats, Floats, Floats]:

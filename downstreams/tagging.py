@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -61,6 +62,9 @@ class Tagging(Probe):
         rows = matched(predictions, references)
         classes = list(next(iter(predictions.values()), {}))
         known = set(classes)
+        for key, scores, _ in rows:
+            if scores.keys() != known or not all(map(math.isfinite, scores.values())):
+                raise HeadError(f"the scores of {key!r} are not one finite number for each of {sorted(known)}")
         truth = [labels(reference) for _, _, reference in rows]
         unknown = sorted(set().union(*truth) - known)
         if unknown:

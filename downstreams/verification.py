@@ -205,15 +205,24 @@ def random_crop(frames: Tensor, lengths: Tensor, size: int) -> tuple[Tensor, Ten
 
 
 def cosines(embeddings: Mapping[str, Any], trials: Sequence[Trial]) -> np.ndarray:
-    """Cosine (N,) of the two embeddings of each trial, float64; raises HeadError where one is missing."""
+    """Cosine (N,) of the two embeddings of each trial, float64.
+
+    Raises HeadError where one is missing, is of a clip that no trial names, or is not finite.
+    """
     if not trials:
         raise HeadError("verification needs trials, and there are none")
     wanted = {key: None for trial in trials for key in (trial.enroll, trial.test)}
     missing = [key for key in wanted if key not in embeddings]
     if missing:
         raise HeadError(f"no embedding for {len(missing)} of {len(wanted)} clips in trials, such as {missing[0]!r}")
+    extra = [key for key in embeddings if key not in wanted]
+    if extra:
+        raise HeadError(f"{len(extra)} of {len(embeddings)} embeddings are of clips in no trial, such as {extra[0]!r}")
     row = {key: number for number, key in enumerate(wanted)}
     stacked = torch.stack([torch.as_tensor(embeddings[key], dtype=torch.float64).detach().cpu() for key in wanted])
+    strange = [key for key, finite in zip(wanted, stacked.isfinite().all(1).tolist(), strict=True) if not finite]
+    if strange:
+        raise HeadError(f"{len(strange)} of {len(wanted)} embeddings are not finite, such as that of {strange[0]!r}")
     unit = nn.functional.normalize(stacked).numpy()
     enroll, test = [row[trial.enroll] for trial in trials], [row[trial.test] for trial in trials]
     return np.einsum("nd,nd->n", unit[enroll], unit[test])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -14,6 +16,7 @@ import soundfile
 
 from benchmark.engine import pool
 from benchmark.errors import UserError
+from benchmark.files import digest
 from benchmark.manifest import Manifest, prepare
 from tests.benchmark.sounds import labelled, write_clip, write_corpus, write_table
 
@@ -106,6 +109,37 @@ def test_a_damaged_manifest_is_made_anew(tmp_path: Path, content: str) -> None:
     again, read = looked_over(root, tmp_path / "home")
     assert again == first
     assert len(read) == len(ROWS)
+
+
+def test_a_manifest_of_an_older_format_is_made_anew(tmp_path: Path) -> None:
+    """As it was before contents were noted: clips and inspections are a value shorter, and no format is named."""
+    root = write_corpus(tmp_path / "mine", ROWS)
+    first, _ = looked_over(root, tmp_path / "home")
+    kept = next((tmp_path / "home" / "manifests").iterdir())
+    old = json.loads(kept.read_text())
+    del old["format"]
+    old["manifest"][2] = [clip[:6] for clip in old["manifest"][2]]
+    old["inspections"] = {path: [stamp, found[:4]] for path, (stamp, found) in old["inspections"].items()}
+    kept.write_text(json.dumps(old | {"signature": "of an older format"}))
+    again, read = looked_over(root, tmp_path / "home")
+    assert sorted(read) == sorted(row["file_name"] for row in ROWS)
+    assert again == first
+    assert all(len(clip.content) == 32 for clip in again.clips)
+
+
+def test_digests_are_of_the_bytes_as_they_always_were_and_contents_of_what_is_heard(tmp_path: Path) -> None:
+    root = write_corpus(tmp_path / "mine", ROWS)
+    first, _ = looked_over(root, tmp_path / "home")
+    for clip in first.clips:
+        code = hashlib.blake2b((root / clip.id).read_bytes(), digest_size=16).hexdigest()
+        assert clip.digest == digest([code, 0, 4800])[:32]
+    described = [[clip.id, clip.split, clip.labels, clip.digest] for clip in first.clips]
+    assert first.digest == digest([described, []])
+    samples, rate = soundfile.read(root / "train0.wav", dtype="float32")
+    soundfile.write(root / "train0.wav", samples, rate, subtype="FLOAT")
+    second, _ = looked_over(root, tmp_path / "home")
+    assert [clip.content for clip in second.clips] == [clip.content for clip in first.clips]
+    assert second.digest != first.digest
 
 
 def test_stretches_of_one_file_are_clips_with_digests_of_their_own(tmp_path: Path) -> None:

@@ -98,6 +98,47 @@ def test_the_same_audio_in_two_splits_is_always_a_leak(disjoint: str | None) -> 
     assert "1 clips of test have the same audio as clips of train, 'twin' as 'train3' first" in message
 
 
+def test_splits_may_be_kept_apart_by_several_labels() -> None:
+    """Every clip's room is that of its split, but the last test clip's is one of training."""
+    rooms = [each._replace(labels=each.labels | {"room": each.split}) for each in corpus()]
+    both = task(disjoint=["speaker", "room"])
+    assert both.disjoint == ("room", "speaker")
+    select(manifest(rooms), both, "labels")
+    moved = [*rooms[:-1], rooms[-1]._replace(labels=rooms[-1].labels | {"room": "train"})]
+    message = complaint(moved, both)
+    assert "1 values of 'room' are in both train and test, 'train' first; split by room, or leave 'room' out" in message
+    select(manifest(moved), task(), "labels")
+    spoken = [*rooms[:-1], rooms[-1]._replace(labels=rooms[-1].labels | {"speaker": "train0"})]
+    assert "1 values of 'speaker' are in both train and test, 'train0' first" in complaint(spoken, both)
+
+
+def test_one_of_several_people_in_a_clip_is_a_leak_too() -> None:
+    leak = [clip("two", "train", keyword="a", speaker="adam | eve"), clip("one", "test", keyword="a", speaker="eve")]
+    assert "1 values of 'speaker' are in both train and test, 'eve' first" in complaint(corpus() + leak)
+
+
+def test_a_label_that_no_clip_has_keeps_nothing_apart_and_is_refused() -> None:
+    for disjoint in ("sesion", ["sesion", "speaker"]):
+        message = complaint(corpus(), task(disjoint=disjoint))
+        assert "splits must not share values of 'sesion', but no clip of corpus 'mine' has such a label" in message
+        assert "it has: keyword, speaker" in message
+    nameless = [each._replace(labels={"keyword": each.labels["keyword"]}) for each in corpus()]
+    select(manifest(nameless), task(), "labels")
+
+
+def test_audio_is_the_same_by_its_content_whatever_its_file() -> None:
+    heard = [each._replace(content=f"what {each.id} sounds like") for each in corpus()]
+    copy = heard[-1]._replace(content="what train3 sounds like")
+    message = complaint([*heard[:-1], copy])
+    assert "1 clips of test have the same audio as clips of train, 'test3' as 'train3' first" in message
+    select(manifest([*heard[:-1], copy._replace(content="what nobody heard")]), task(), "labels")
+
+
+def test_the_content_is_part_of_no_digest() -> None:
+    heard = [each._replace(content=f"what {each.id} sounds like") for each in corpus()]
+    assert select(manifest(heard), task(), "labels").digest == select(manifest(corpus()), task(), "labels").digest
+
+
 def test_the_same_audio_twice_in_one_split_is_no_leak() -> None:
     twin = clip("twin", "train", keyword="a", speaker="train1", audio="audio of train3")
     assert len(select(manifest([*corpus(), twin]), task(), "labels").clips["train"]) == 7
@@ -270,6 +311,54 @@ def test_trials_whose_clips_are_missing_are_an_error_or_counted() -> None:
     chosen = select(manifest(VOICES, [*LISTED, lost]), task("verify"), "trials", skip_bad=True)
     assert chosen.skipped == {"test trials without their clips": 1}
     assert chosen.trials["test"] == LISTED[2:]
+
+
+FAULTS = {
+    "of a clip with itself": ([("testx0", "testx0", True)], "compare a recording with itself, 'testx0' with 'testx0'"),
+    "that contradict each other": (
+        [("testx2", "testx3", True), ("testx3", "testx2", False)],
+        "are listed both as target and as non-target, 'testx2' with 'testx3'",
+    ),
+    "that contradict labels": (
+        [("testx2", "testy2", True)],
+        "contradict the label 'verify', 'testx2' with 'testy2' first: target in the list, but labelled 'test-x' and"
+        " 'test-y'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_trials_without_a_true_answer_are_an_error_or_counted(fault: str) -> None:
+    wrong, told = FAULTS[fault]
+    listed = [*LISTED, *(Trial("test", *each) for each in wrong)]
+    message = complaint(VOICES, task("verify"), listed, judged_on="trials")
+    assert message.startswith(f"task 'one': {len(wrong)} test trials {told}")
+    chosen = select(manifest(VOICES, listed), task("verify"), "trials", skip_bad=True)
+    assert chosen.skipped == {f"test trials {fault}": len(wrong)}
+    assert chosen.trials["test"] == LISTED[2:]
+
+
+def test_a_different_speaker_by_the_list_but_not_by_the_labels_is_an_error() -> None:
+    wrong = Trial("valid", "validx2", "validx3", False)
+    message = complaint(VOICES, task("verify"), [*LISTED, wrong], judged_on="trials")
+    assert "1 valid trials contradict the label 'verify', 'validx2' with 'validx3' first: non-target" in message
+
+
+def test_a_trial_of_two_copies_of_one_recording_is_one_with_itself() -> None:
+    copy = VOICES[-1]._replace(digest=VOICES[-2].digest)
+    listed = [*LISTED, Trial("test", VOICES[-2].id, copy.id, True)]
+    message = complaint([*VOICES[:-1], copy], task("verify"), listed, judged_on="trials")
+    assert f"1 test trials compare a recording with itself, {VOICES[-2].id!r} with {copy.id!r} first" in message
+    drawn = select(manifest([*VOICES[:-1], copy]), task("verify"), "trials").trials["test"]
+    assert len(drawn) == 66 - 1
+    assert {VOICES[-2].id, copy.id} not in [{trial.enroll, trial.test} for trial in drawn]
+
+
+def test_the_same_question_with_the_same_answer_may_come_twice() -> None:
+    listed = [*LISTED, LISTED[2], Trial("test", LISTED[3].test, LISTED[3].enroll, LISTED[3].target)]
+    chosen = select(manifest(VOICES, listed), task("verify"), "trials")
+    assert chosen.trials["test"] == listed[2:]
+    assert chosen.skipped == {}
 
 
 def test_trials_of_one_kind_only_are_an_error() -> None:

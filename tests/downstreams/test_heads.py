@@ -128,15 +128,36 @@ def test_scores_need_a_prediction_and_a_reference_for_every_clip(name: str) -> N
         HEADS[name].score(predictions, {key: value for key, value in references.items() if key != "x"})
 
 
+@pytest.mark.parametrize("name", [name for name in HEADS if HEADS[name].judged_on == "labels"])
+def test_a_prediction_that_is_not_a_number_is_refused_by_id(name: str) -> None:
+    predictions = dict(zip("uvwxyz", outcome(build(name), padded(), LENGTHS), strict=True))
+    references = dict(zip("uvwxyz", TARGETS, strict=True))
+    with pytest.raises(HeadError, match="the predictions for 1 clips are NaN, such as that for 'w'"):
+        HEADS[name].score(predictions | {"w": float("nan")}, references)
+
+
+@pytest.mark.parametrize("wrong", [{"a": float("nan")}, {"b": float("-inf")}, {"c": 0.0}])
+def test_tags_need_one_finite_score_for_each_class_of_each_clip(wrong: dict[str, float]) -> None:
+    scores = {key: {"a": 0.5, "b": -0.5} for key in "xyz"}
+    references = {"x": "a", "y": "b", "z": "a|b"}
+    assert HEADS["tagging"].score(scores, references)[0]["map"] == pytest.approx(100 * 2 / 3)
+    with pytest.raises(HeadError, match=r"the scores of 'y' are not one finite number for each of \['a', 'b'\]"):
+        HEADS["tagging"].score(scores | {"y": scores["y"] | wrong}, references)
+    with pytest.raises(HeadError, match="the scores of 'z' are not one"):
+        HEADS["tagging"].score(scores | {"z": {"a": 0.1}}, references)
+
+
 @pytest.mark.parametrize("name", [name for name in HEADS if HEADS[name].judged_on == "trials"])
 def test_scores_of_trials_need_both_embeddings(name: str) -> None:
     predictions = dict(zip("uvwxyz", outcome(build(name), padded(), LENGTHS), strict=True))
-    trials = [Trial("u", "z", True), Trial("v", "w", False)]
+    trials = [Trial("u", "z", True), Trial("v", "w", False), Trial("x", "y", False)]
     scores, rows = HEADS[name].score(predictions, trials)
     assert set(scores) == set(HEADS[name].metrics)
     assert [(row["enroll"], row["test"], row["target"]) for row in rows] == trials
-    with pytest.raises(HeadError, match="no embedding for 1 of 5 clips in trials, such as 'q'"):
+    with pytest.raises(HeadError, match="no embedding for 1 of 7 clips in trials, such as 'q'"):
         HEADS[name].score(predictions, [*trials, Trial("u", "q", False)])
+    with pytest.raises(HeadError, match="2 of 6 embeddings are of clips in no trial, such as 'x'"):
+        HEADS[name].score(predictions, trials[:2])
 
 
 @pytest.mark.parametrize("shape", [(5, LAYERS, DIM), (5, 7, LAYERS, DIM), (LAYERS, DIM)])

@@ -284,6 +284,17 @@ def test_edits_are_fewest_and_add_up(reference: str, hypothesis: str) -> None:
         assert errors.substitutions + errors.insertions + errors.hits == len(new)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [(0, 0), (1, 2)])
+def test_scores_that_are_not_finite_are_refused_even_of_classes_that_do_not_count(
+    place: tuple[int, int], value: float
+) -> None:
+    scores, targets = np.array([[0.9, 0.1, 0.3], [0.2, 0.8, 0.4]]), [[1, 0, 0], [0, 1, 0]]
+    scores[place] = value
+    with pytest.raises(HeadError, match="1 of 6 scores are not finite numbers"):
+        metrics.mean_average_precision(scores, targets)
+
+
 def test_words_inserted_into_silence_count() -> None:
     assert metrics.word_errors("", "oh no") == Errors(0, 0, 2, 0)
     assert metrics.character_errors("  ", "oh no") == Errors(0, 0, 5, 0)

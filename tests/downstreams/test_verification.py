@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -102,6 +103,23 @@ def test_cosines_are_those_of_numpy_for_any_kind_of_embedding() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     with pytest.raises(HeadError, match="needs trials"):
         cosines({}, [])
+
+
+def test_an_embedding_that_no_trial_asks_for_is_named() -> None:
+    embeddings = {"a": [1.0, 0.0], "b": [1.0, 1.0], "c": [0.0, 1.0], "stray": [1.0, 2.0]}
+    asked = [Trial("a", "b", True), Trial("a", "c", False)]
+    for refused in (cosines, XVector.score, Cosine.score):
+        with pytest.raises(HeadError, match="1 of 4 embeddings are of clips in no trial, such as 'stray'"):
+            refused(embeddings, asked)
+    with pytest.raises(HeadError, match="no embedding for 1 of 4 clips in trials, such as 'gone'"):
+        cosines(embeddings, [*asked, Trial("gone", "a", False)])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_embedding_that_is_not_finite_is_named(value: float) -> None:
+    embeddings = {"a": [1.0, 0.0], "b": [1.0, value], "c": [0.0, 1.0]}
+    with pytest.raises(HeadError, match="1 of 3 embeddings are not finite, such as that of 'b'"):
+        XVector.score(embeddings, [Trial("a", "b", True), Trial("a", "c", False)])
 
 
 def test_outcomes_hold_the_score_of_each_trial() -> None:
