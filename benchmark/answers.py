@@ -59,7 +59,11 @@ def complete(plan: Plan, records: Iterable[Record]) -> list[Record]:
 
 def _is_of(record: Record, tasks: Mapping[str, Task]) -> bool:
     task = tasks.get(record.task["name"])
-    if task is None or (record.lr is not None and (record.lr not in task.lr or record.seed not in task.seeds)):
+    if (
+        task is None
+        or record.layer is not None
+        or (record.lr is not None and (record.lr not in task.lr or record.seed not in task.seeds))
+    ):
         return False
     any_metric = {"metric": None}  # a task may leave it to its head, but a record names it
     return record.task | any_metric == fixed(task) | any_metric

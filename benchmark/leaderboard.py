@@ -19,6 +19,9 @@ class Cell(NamedTuple):
     learning rate gave a score on validation.
     spread: standard deviation over seeds, each averaged over folds; None with one seed. valid: as value, on validation.
     edge: the learning rate chosen is the lowest or highest tried, so a wider grid might do better.
+    low, high: 95 % interval, NaN where it is not known. unit: what was resampled for it, such as "speakers", and
+    clusters: how many there are. rank: one more than the upstreams that are shown to be better; None where it is not
+    known. best: it is shown to be better than every other one.
     """
 
     value: float
@@ -33,15 +36,38 @@ class Cell(NamedTuple):
     clips: int
     skipped: int
     limit: int | None
+    low: float = math.nan
+    high: float = math.nan
+    unit: str = ""
+    clusters: int = 0
+    rank: int | None = None
+    best: bool = False
 
 
 Table = dict[tuple[str, str], Cell]  # (upstream, task) -> Cell
 
 
+class Board(NamedTuple):
+    """A table with what it comes to.
+
+    borda: points of each upstream over the tasks that all share: one for each other that it is shown to be better than,
+    half a one for each that it is level with. shared: these tasks; with none of them there are no points. jobs: 95 %
+    interval of each record that a cell is made of, by id.
+    """
+
+    table: Table
+    borda: dict[str, float]
+    shared: list[str]
+    jobs: dict[str, tuple[float, float]] = {}  # noqa: RUF012 (never changed)
+
+
 def leaderboard(records: Iterable[Record]) -> Table:
-    """One cell for each upstream and task that has records; of several runs, `current` says which counts."""
+    """One cell for each upstream and task that has records; of several runs, `current` says which counts.
+
+    Probes of single layers have no part in it.
+    """
     cells: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in current(records):
+    for record in current(record for record in records if record.layer is None):
         cells[record.upstream["name"], record.task["name"]].append(record)
     return {key: _cell(group) for key, group in cells.items()}
 

@@ -43,6 +43,7 @@ Budget = Annotated[
     typer.Option("--budget", min=0, help="GB that one store of frames may take; beyond it the upstream runs live."),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out and count clips that cannot be used.")]
+PerLayer = Annotated[bool, typer.Option("--per-layer", help="Probe each layer alone too, beside their learned sum.")]
 Only = Annotated[
     str | None, typer.Option("--only", metavar="KIND", help="Leave out clips without a label of this kind.")
 ]
@@ -77,13 +78,14 @@ def setup_of(
     limit: int | None,
     budget: float,
     skip_bad: bool,
+    per_layer: bool = False,
 ) -> Setup:
     """How and where to run, as the options say."""
     from benchmark.plan import Setup
 
     return Setup(
         expanded(home).resolve(), expanded(results), tuple(sorted(pairs_of(data).items())), device_of(device),
-        precision_of(precision), budget, limit, skip_bad,
+        precision_of(precision), budget, limit, skip_bad, per_layer,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from benchmark.tasks import Task
 
 PROTOCOL = 1  # raised in the commit that changes numbers: older records then no longer count
 PACKAGES = Path(__file__).parent.parent
+Point = tuple[float | None, int, int | None]  # of a grid: learning rate, seed, layer
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Setup:
     """Where a run reads and writes, and how it computes.
 
     home: disposable files. results: precious ones. data: corpus -> folder. budget: GB for one store of frames.
+    per_layer: each layer is probed alone too.
     """
 
     home: Path
@@ -35,6 +37,7 @@ class Setup:
     budget: float = 20.0
     limit: int | None = None
     skip_bad: bool = False
+    per_layer: bool = False
 
 
 class Card(NamedTuple):
@@ -96,15 +99,21 @@ def extraction(card: Card, view: str, clips: Iterable[Clip]) -> Extraction:
 
 
 class Job(NamedTuple):
-    """One head trained once. id: hash of everything that can change its result."""
+    """One head trained once. id: hash of everything that can change its result. layer: the only one it is fed."""
 
     id: str
     lr: float | None
     seed: int
+    layer: int | None = None
+
+    @property
+    def point(self) -> Point:
+        """Where in the grid it is."""
+        return self.lr, self.seed, self.layer
 
 
 class Sweep(NamedTuple):
-    """The jobs that share task, upstream and fold, and so train side by side.
+    """The jobs that share task, upstream and fold, and so train side by side; those of single layers by themselves.
 
     content: digest of the selection. limit: clips per split, if it cut any.
     """
@@ -124,6 +133,11 @@ class Sweep(NamedTuple):
     def clips(self) -> tuple[Clip, ...]:
         """Every clip of every split once, in order of id."""
         return tuple(sorted({clip.id: clip for split in SPLITS for clip in self.selection.clips[split]}.values()))
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether its jobs are fed one layer each."""
+        return any(job.layer is not None for job in self.jobs)
 
 
 def code_stamps(package: str) -> list[Any]:
@@ -154,7 +168,7 @@ def _options(head: type) -> list[str]:
 
 
 def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Manifest], setup: Setup) -> list[Sweep]:
-    """Task × upstream × fold, each with its grid of jobs."""
+    """Task × upstream × fold, each with its grid of jobs, and with that of its layers if asked for and possible."""
     sweeps = []
     upstreams = list(cards)
     for task in tasks:
@@ -167,8 +181,26 @@ def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Ma
             limit = None if setup.limit is None or selection == choose() else setup.limit
             content = selection.digest
             bare = [Sweep(task, card, head, fold, "", "", (), selection, content, limit) for card in upstreams]
-            sweeps += [with_jobs(sweep, setup) for sweep in bare]
+            sweeps += [each for sweep in bare for each in _with_probes(with_jobs(sweep, setup), setup)]
     return sweeps
+
+
+def _with_probes(sweep: Sweep, setup: Setup) -> list[Sweep]:
+    """A sweep and that of its layers: two, since in one batched computation each would change the other's last bits."""
+    if not setup.per_layer or unprobed(sweep):
+        return [sweep]
+    points = [(lr, seed, layer) for layer in range(sweep.card.summary_layers) for lr, seed, _ in grid(sweep)]
+    return [sweep, with_jobs(sweep, setup, points)]
+
+
+def unprobed(sweep: Sweep) -> str:
+    """Why the layers of a sweep are not probed one by one, or ""."""
+    if sweep.features != "summary":
+        reads = {"frames": "frames", "live": "what the upstream gives live", "finetune": "an upstream that learns too"}
+        return f"no per-layer probes of {sweep.task.name}: its head reads {reads[sweep.features]}"
+    if sweep.card.summary_layers < 2:
+        return f"no per-layer probes of {sweep.card.name} on {sweep.task.name}: the upstream has one layer"
+    return ""
 
 
 def _fitting(task: Task, head: HeadCard) -> Task:
@@ -188,13 +220,23 @@ def _fitting(task: Task, head: HeadCard) -> Task:
     return task.model_copy(update={"metric": metric})
 
 
-def with_jobs(sweep: Sweep, setup: Setup) -> Sweep:
-    """The sweep with its features settled and its grid filled in."""
+def with_jobs(sweep: Sweep, setup: Setup, points: Iterable[Point] | None = None) -> Sweep:
+    """The sweep with its features settled and its grid filled in. points: those of other jobs than the grid's."""
     task, features = sweep.task, _features(sweep, setup)
     group = digest([PROTOCOL, fixed(task), list(sweep.card.identity.values()), features, sweep.content, sweep.fold])
-    grid = [(lr, seed) for lr in task.lr for seed in task.seeds] if sweep.head.trained else [(None, 0)]
-    jobs = tuple(Job(digest([group, lr, seed])[:16], lr, seed) for lr, seed in grid)
+    jobs = tuple(_job(group, *point) for point in (grid(sweep) if points is None else points))
     return sweep._replace(features=features, group=group[:16], jobs=jobs)
+
+
+def grid(sweep: Sweep) -> list[Point]:
+    """Learning rates × seeds of a head that is trained."""
+    task = sweep.task
+    return [(lr, seed, None) for lr in task.lr for seed in task.seeds] if sweep.head.trained else [(None, 0, None)]
+
+
+def _job(group: str, lr: float | None, seed: int, layer: int | None) -> Job:
+    # Without a layer the id is what it was before there were layers.
+    return Job(digest([group, lr, seed] if layer is None else [group, lr, seed, layer])[:16], lr, seed, layer)
 
 
 def fixed(task: Task) -> dict[str, Any]:
@@ -227,6 +269,16 @@ def _features(sweep: Sweep, setup: Setup) -> str:
     from benchmark.features import size
 
     return "frames" if size(extraction(sweep.card, "frames", sweep.clips)) <= setup.budget * 1e9 else "live"
+
+
+def contents(selection: Selection) -> dict[str, str]:
+    """Digests of its audio, labels and trials, each by the ids of its clips: to tell which of them is another."""
+    clips = {split: sorted(some, key=lambda clip: clip.id) for split, some in selection.clips.items()}
+    return {
+        "audio": digest({split: [[clip.id, clip.digest] for clip in some] for split, some in clips.items()})[:32],
+        "labels": digest({split: [[clip.id, clip.labels] for clip in some] for split, some in clips.items()})[:32],
+        "trials": digest(selection.trials)[:32],
+    }
 
 
 def extraction_of(sweep: Sweep) -> Extraction | None:

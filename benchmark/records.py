@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob
 import gzip
 import io
 import json
@@ -26,7 +27,12 @@ class Record(BaseModel):
     and validation score. clips: by split. skipped: left out, by reason. seconds: of the sweep by stage. diverged: the
     loss became infinite. limit: clips per split, if the run was cut short. cost: of encoding, by parameters,
     macs_per_second of audio, real_time_factor (time / audio) and the threads it took; empty in older records. origin:
-    SHA-256 of each file that the upstream came from by name, and the "revision" of a hub's.
+    SHA-256 of each file that the upstream came from by name, and the "revision" of a hub's. layer: the only one that
+    the head was fed, None for their learned sum. clustered_by: the label that tells which test clips depend on each
+    other, "" where only clips of one file do, None in older records. beside: learning rate, seed and layer of each job
+    that was trained in one computation with this one, in order. skip_bad: bad audio and labels were left out, counted.
+    commit: of the code, with "+" where it was changed since. machine: where it ran. threads: of encoding and of heads.
+    contents: digests of what `selection` is the digest of, by kind: audio, labels, trials.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -60,6 +66,14 @@ class Record(BaseModel):
     origin: dict[str, str] = {}
     device: str
     versions: dict[str, str]
+    layer: int | None = None
+    clustered_by: str | None = None
+    beside: list[tuple[float | None, int, int | None]] = []
+    skip_bad: bool = False
+    commit: str = ""
+    machine: dict[str, str] = {}
+    threads: dict[str, int] = {}
+    contents: dict[str, str] = {}
 
 
 class Results:
@@ -115,9 +129,17 @@ class Results:
 
     def outcomes(self, record: Record) -> list[dict[str, str]]:
         """Per-utterance or per-trial outcomes of a record's test split."""
-        path = self.path(record.task["name"], record.upstream["name"], record.id).with_suffix(".outcomes.csv.gz")
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        return outcomes_beside(self.path(record.task["name"], record.upstream["name"], record.id))
+
+    def find(self, job: str) -> list[Path]:
+        """The records of a job, whatever its task and upstream."""
+        return sorted((self.folder / "runs").glob(f"*/*/{glob.escape(job)}.json"))
+
+
+def outcomes_beside(path: Path) -> list[dict[str, str]]:
+    """The outcomes that lie beside a record; raises FileNotFoundError where there are none."""
+    with gzip.open(path.with_suffix(".outcomes.csv.gz"), "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def load(path: Path) -> Record | None:

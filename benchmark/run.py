@@ -11,9 +11,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from benchmark.cards import describe, device_name, installed
+from benchmark.clusters import clusters_of, with_clusters
 from benchmark.datasets import AudioSet, FeatureSet
 from benchmark.encoding import upstream_of
 from benchmark.engine import Engine, progress
+from benchmark.environment import commit, machine
 from benchmark.errors import Failure, UserError, failure
 from benchmark.features import extract
 from benchmark.leaderboard import Table, leaderboard
@@ -25,15 +27,19 @@ from benchmark.plan import (
     Job,
     Setup,
     Sweep,
+    contents,
     expand,
     extraction_of,
     extractions,
     fixed,
     prepare_all,
+    unprobed,
 )  # fmt: skip
 from benchmark.records import Record, Results
 from benchmark.selection import SPLITS
 from benchmark.tasks import Task
+
+UNUSABLE = "training texts longer than their frames"  # skipped by training, whatever was asked for
 
 
 class Plan(NamedTuple):
@@ -79,19 +85,27 @@ def run(
     todo = [rest for sweep in sweeps if (rest := remaining(sweep, results)).jobs]
     jobs, left = (sum(len(sweep.jobs) for sweep in some) for some in (sweeps, todo))
     tell(f"{jobs} jobs, {jobs - left} done already, {left} to do")
+    for sentence in without_probes(sweeps, setup):
+        tell(sentence)
     for sweep in todo:
         results.forget(sweep.task.name, sweep.card.name)
     broken = extract(extractions(todo), setup, engine)
     ready = [sweep for sweep in todo if not _broken(sweep, broken)]
     ready.sort(key=work_of, reverse=True)  # the long ones first, so that no worker is left alone with one at the end
     failures += [_note(sweep, failed, results) for sweep in todo if (failed := _broken(sweep, broken))]
-    stage = partial(train_stage, setup=setup, corpora={name: manifest.digest for name, manifest in manifests.items()})
+    corpora = {name: manifest.digest for name, manifest in manifests.items()}
+    stage = partial(train_stage, setup=setup, corpora=corpora, code=commit() if ready else "")
     ended = engine(stage, ready, "train heads", work_of)
     failures += [failed for failed in ended if failed]
     keys = [(sweep.task.name, sweep.card.name, job.id) for sweep in sweeps for job in sweep.jobs]
     records = results.read(keys)
     trained = sum(len(sweep.jobs) for sweep, failed in zip(ready, ended, strict=True) if not failed)
     return Outcome(leaderboard(records), records, failures, trained)
+
+
+def without_probes(sweeps: Iterable[Sweep], setup: Setup) -> list[str]:
+    """A sentence for each task whose layers should be probed one by one and cannot."""
+    return list(dict.fromkeys(filter(None, map(unprobed, sweeps)))) if setup.per_layer else []
 
 
 def remaining(sweep: Sweep, results: Results) -> Sweep:
@@ -133,18 +147,30 @@ def _note(sweep: Sweep, failed: Failure, results: Results) -> Failure:
     return failed._replace(where=f"{sweep.card.name} on {sweep.task.name}", path=paths[0])
 
 
-def train_stage(sweep: Sweep, setup: Setup, corpora: dict[str, str]) -> Failure | None:
-    """Train, choose on validation and test the jobs of a sweep, and write their records."""
-    stored = sweep.features in ("summary", "frames")
+def train_stage(sweep: Sweep, setup: Setup, corpora: dict[str, str], code: str) -> Failure | None:
+    """As `train`; gives what went wrong, so that others go on."""
     try:
-        with threads(1 if stored and setup.device == "cpu" else None):
-            _train(sweep, setup, corpora[sweep.task.corpus])
+        train(sweep, setup, corpora[sweep.task.corpus], code)
     except Exception as error:
         return _note(sweep, failure("", error), Results(setup.results))
     return None
 
 
-def _train(sweep: Sweep, setup: Setup, corpus: str) -> None:
+def train(sweep: Sweep, setup: Setup, corpus: str, code: str) -> None:
+    """Train, choose on validation and test the jobs of a sweep, and write their records.
+
+    corpus: its digest. code: the commit that runs.
+    """
+    import torch
+
+    stored = sweep.features in ("summary", "frames")
+    encoding = torch.get_num_threads()
+    with threads(1 if stored and setup.device == "cpu" else None):
+        counts = {"heads": torch.get_num_threads(), "encoder": encoding}
+        _train(sweep, setup, {"corpus": corpus, "commit": code, "threads": counts})
+
+
+def _train(sweep: Sweep, setup: Setup, facts: dict[str, Any]) -> None:
     from downstreams import HEADS
     from downstreams.train import Recipe, Setting, fit, predict
 
@@ -156,7 +182,7 @@ def _train(sweep: Sweep, setup: Setup, corpus: str) -> None:
     began = time.monotonic()
     fitted = fit(
         build=partial(head, *_feature_shape(sweep), sets["train"].targets, **task.head_args),
-        settings=[Setting(lr=job.lr or 0.0, seed=job.seed) for job in sweep.jobs],
+        settings=[Setting(job.lr or 0.0, job.seed, job.layer) for job in sweep.jobs],
         train=sets["train"],
         valid=sets["valid"],
         references=references["valid"],
@@ -174,9 +200,11 @@ def _train(sweep: Sweep, setup: Setup, corpus: str) -> None:
     predictions = predict(fitted, sets["test"], encoder=encoder, device=setup.device)
     seconds = {"fit": trained - began, "test": time.monotonic() - trained}
     scored = [head.score(predicted, references["test"]) for predicted in predictions]
-    shared, results = _shared(sweep, seconds, setup, corpus), Results(setup.results)
+    by, clusters = clusters_of(sweep.selection.clips["test"], task, head.judged_on)
+    shared, results = _shared(sweep, seconds, setup, {**facts, "clustered_by": by}), Results(setup.results)
     for job, result, (scores, outcomes) in zip(sweep.jobs, fitted, scored, strict=True):
-        results.write(_record(job, result, scores, sweep.selection.skipped, shared), outcomes)
+        record = _record(job, result, scores, sweep.selection.skipped, shared)
+        results.write(record, with_clusters(outcomes, clusters))
 
 
 @contextmanager
@@ -218,10 +246,10 @@ def _feature_shape(sweep: Sweep) -> tuple[int, int]:
     return (card.summary_layers, card.summary_dim) if summaries else (card.layers, card.dim)
 
 
-def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, corpus: str) -> dict[str, Any]:
-    """What the records of a sweep have in common."""
+def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the records of a sweep have in common. facts: those that neither sweep nor setup tells."""
     metric = sweep.task.metric or ""
-    return {
+    return facts | {
         "group": sweep.group,
         "protocol": PROTOCOL,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -231,8 +259,8 @@ def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, corpus: str) 
         "fold": sweep.fold,
         "metric": metric,
         "higher": sweep.head.metrics[metric],
-        "corpus": corpus,
         "selection": sweep.content,
+        "contents": contents(sweep.selection),
         "clips": {split: len(clips) for split, clips in sweep.selection.clips.items()},
         "trials": {split: len(trials) for split, trials in sweep.selection.trials.items()},
         "limit": sweep.limit,
@@ -241,16 +269,20 @@ def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, corpus: str) 
         "origin": sweep.card.origin,
         "device": device_name(setup.device),
         "versions": installed(),
+        "beside": [job.point for job in sweep.jobs],
+        "skip_bad": setup.skip_bad,
+        "machine": machine(setup.device),
     }
 
 
 def _record(job: Job, result: Any, scores: dict[str, float], skipped: dict[str, int], shared: dict[str, Any]) -> Record:
     """result: what `fit` gave; scores: of test; shared: see `_shared`."""
-    unusable = {"training texts longer than their frames": result.unusable} if result.unusable else {}
+    unusable = {UNUSABLE: result.unusable} if result.unusable else {}
     return Record(
         id=job.id,
         lr=job.lr,
         seed=job.seed,
+        layer=job.layer,
         valid=_finite(result.valid),
         test=_finite(scores),
         epoch=result.epoch,

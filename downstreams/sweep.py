@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -18,10 +19,14 @@ State = dict[str, Tensor]
 
 
 class Setting(NamedTuple):
-    """What tells the heads of a sweep apart: learning rate, and the seed of initialisation and dropout."""
+    """What tells the heads of a sweep apart: learning rate, and the seed of initialisation and dropout.
+
+    layer: the only one that the head feeds on, None for the sum that it learns.
+    """
 
     lr: float
     seed: int
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,9 @@ class Stacked:
 
     def _optimizer(self, settings: Sequence[Setting], recipe: Recipe) -> torch.optim.Optimizer:
         rates: dict[float, list[nn.Parameter]] = {}
-        for setting, leaves in zip(settings, self.leaves, strict=True):
-            rates.setdefault(setting.lr, []).extend(leaves)
+        for setting, head, leaves in zip(settings, self.heads, self.leaves, strict=True):
+            learning = [own.requires_grad for own in head.parameters()]
+            rates.setdefault(setting.lr, []).extend(compress(leaves, learning))
         return make_optimizer([{"params": leaves, "lr": lr} for lr, leaves in rates.items()], recipe)
 
     def step(self, inputs: Tensor, lengths: Tensor | None, encoded: Any) -> dict[int, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ def fit(
     if tune and not (heads[0].trained and isinstance(encoder, nn.Module)):
         raise HeadError("tuning needs a head that is trained and an encoder that is a module")
     if not heads[0].trained:
-        return _select(heads[0], settings, train, valid, references, feed)
+        return _select(heads, settings, train, valid, references, feed)
     if not len(train):
         raise HeadError("nothing to train on: there are no training clips")
     loop = Loop(train, valid, references, metric, recipe, feed, report or _quiet)
@@ -226,17 +226,32 @@ def _tune(loop: Loop, head: Head, setting: Setting, number: int, of: int) -> Fit
 
 
 def _select(
-    head: Head, settings: Sequence[Setting], train: Data, valid: Data, references: Any, feed: Feed
+    heads: Sequence[Head], settings: Sequence[Setting], train: Data, valid: Data, references: Any, feed: Feed
 ) -> list[Fitted]:
-    """Untrained heads draw nothing at random, so all settings share one."""
+    """Untrained heads draw nothing at random, so what one has settled holds for all but those with a layer given."""
     start = time.perf_counter()
+    first = next((number for number, setting in enumerate(settings) if setting.layer is None), 0)
     with torch.no_grad():
         summaries = collect(valid, lambda batch: list(feed(batch)[0]))
-        head.eval().select((feed(batch)[0] for batch in train.batches(None)), summaries, references)
-        predictions = {key: head.decode(head(summary[None]))[0] for key, summary in summaries.items()}
-    scores, _ = head.score(predictions, references)
+        heads[first].eval().select((feed(batch)[0] for batch in train.batches(None)), summaries, references)
+        settled_state = heads[first].state_dict()
+        scores = [
+            _settled_as(settled_state, *pair, summaries, references) for pair in zip(heads, settings, strict=True)
+        ]
     seconds = (time.perf_counter() - start) / len(settings)
-    return [Fitted(head, setting, valid=scores, seconds=seconds) for setting in settings]
+    pairs = zip(heads, settings, scores, strict=True)
+    return [Fitted(head, setting, valid=valid, seconds=seconds) for head, setting, valid in pairs]
+
+
+def _settled_as(
+    state: State, head: Head, setting: Setting, summaries: Mapping[str, Tensor], references: Any
+) -> dict[str, float]:
+    """Scores on validation of a head that takes over what another one settled."""
+    head.eval().load_state_dict(state)
+    if setting.layer is not None:
+        head.use(setting.layer)
+    predictions = {key: head.decode(head(summary[None]))[0] for key, summary in summaries.items()}
+    return head.score(predictions, references)[0]
 
 
 def _predict(sweep: Sweep, data: Data, feed: Feed) -> dict[int, dict[str, Any]]:
@@ -258,7 +273,10 @@ def _predict(sweep: Sweep, data: Data, feed: Feed) -> dict[int, dict[str, Any]]:
 
 def _initialised(build: Callable[[], Head], setting: Setting) -> Head:
     with seeded(setting.seed):
-        return build()
+        head = build()
+    if setting.layer is not None:
+        head.use(setting.layer)
+    return head
 
 
 def _quiet(done: int, total: int) -> None:

@@ -50,8 +50,6 @@ class Cosine(Verification):
     ) -> None:
         """center: subtract each layer's mean over the training clips; layer: use this one instead of choosing."""
         super().__init__(layers, dim, targets)
-        if layer is not None and not 0 <= layer < layers:
-            raise HeadError(f"layer must be between 0 and {layers - 1}, not {layer}")
         self.center, self.layer = center, layer
         self.layer_sum = LayerSum(layers).requires_grad_(False)
         self.register_buffer("mean", torch.zeros(layers, dim))
@@ -59,8 +57,9 @@ class Cosine(Verification):
             self.use(layer)
 
     def use(self, layer: int) -> None:
-        """Give all weight to one layer."""
-        self.layer_sum.logits.fill_(-torch.inf)[layer] = 0
+        """Use this layer instead of choosing."""
+        super().use(layer)
+        self.layer = layer
 
     def select(self, train: Iterable[Tensor], valid: Mapping[str, Tensor], references: Any) -> None:
         """Centre on the training summaries, a few (n, L, D) at a time, and choose the layer on validation trials."""
@@ -72,7 +71,8 @@ class Cosine(Verification):
                 raise HeadError("centring needs training clips, and there are none")
             self.mean.copy_(total / clips)
         if self.layer is None:
-            self.use(int(np.argmin([self._error(layer, valid, references) for layer in range(len(self.mean))])))
+            errors = [self._error(layer, valid, references) for layer in range(len(self.mean))]
+            self.layer_sum.use(int(np.argmin(errors)))
 
     def _error(self, layer: int, valid: Mapping[str, Tensor], references: Sequence[Trial]) -> float:
         embeddings = {key: summary[layer] - self.mean[layer] for key, summary in valid.items()}

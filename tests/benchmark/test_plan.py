@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from benchmark.corpora import Trial
 from benchmark.errors import UserError
 from benchmark.manifest import Clip, Manifest, prepare
-from benchmark.plan import Card, HeadCard, Setup, Sweep, expand, extractions, fixed, with_jobs
+from benchmark.plan import Card, HeadCard, Setup, Sweep, contents, expand, extractions, fixed, with_jobs
 from benchmark.records import Results
 from benchmark.tasks import Task
 
@@ -38,6 +40,11 @@ def ids(sweeps: list[Sweep]) -> set[str]:
 
 def changed(task: Task, **fields: Any) -> Task:
     return Task(**{**task.model_dump(), **fields})
+
+
+def another(clip: str) -> str:
+    """Another clip of the same speaker."""
+    return clip.replace("_7", "_6")
 
 
 def test_every_point_of_the_grid_is_a_job_of_its_own(tasks: dict[str, Task], manifest: Manifest, setup: Setup) -> None:
@@ -114,7 +121,7 @@ def test_jobs_change_with_labels_audio_trials_and_limit(
     assert len(every) == len(set(every)) == 5 * 4
     speakers = {clip.labels["speaker"]: clip.id for clip in manifest.clips if "keyword" in clip.labels}
     tested = [speakers[name] for name in ("s03", "s07", "s11")]
-    listed = [Trial("test", tested[0], tested[0], True), Trial("test", tested[0], tested[1], False)]
+    listed = [Trial("test", tested[0], another(tested[0]), True), Trial("test", tested[0], tested[1], False)]
     one = planned(tasks["same"], manifest._replace(trials=listed), setup)
     more = [*listed, Trial("test", tested[0], tested[2], False)]
     assert not ids(one) & ids(planned(tasks["same"], manifest._replace(trials=more), setup))
@@ -152,8 +159,50 @@ def test_the_ids_of_committed_records_follow_from_what_they_hold(setup: Setup) -
         task = Task(**record.task, lr=[record.lr or 1.0], seeds=[record.seed], features=record.features)
         head = HeadCard("summary", "labels", {}, record.lr is not None, True, [])
         sweep = Sweep(task, Card(**record.upstream), head, record.fold, "", "", (), None, record.selection)  # type: ignore[arg-type]
-        (job,) = with_jobs(sweep, setup).jobs
+        (job,) = with_jobs(sweep, setup, [(record.lr, record.seed, record.layer)]).jobs
         assert (job.id, with_jobs(sweep, setup).group) == (record.id, record.group)
+
+
+def test_the_id_of_a_job_is_what_it_was_before_there_were_layers(setup: Setup) -> None:
+    task = Task(name="a", corpus="b", target="c", head="classification", metric="accuracy", lr=[0.001], seeds=[7])
+    sweep = Sweep(task, CARD, HeadCard("summary", "labels", {}, True, True, []), None, "", "", (), None, "s" * 64)  # type: ignore[arg-type]
+    (plain,) = with_jobs(sweep, setup).jobs
+    code = json.dumps([group_of(task), 0.001, 7], separators=(",", ":"))
+    assert plain.id == hashlib.sha256(code.encode()).hexdigest()[:16]
+    layers = with_jobs(sweep, setup, [(0.001, 7, layer) for layer in range(3)]).jobs
+    assert len({plain.id, *(job.id for job in layers)}) == 4
+
+
+def group_of(task: Task) -> str:
+    """Hash of all that jobs of `CARD` on a task share, spelled out."""
+    settings = {
+        "name": "a", "corpus": "b", "target": "c", "head": "classification", "head_args": {}, "metric": "accuracy",
+        "folds": None, "epochs": 30, "batch": 32, "optimizer": "adam", "weight_decay": 0.0, "clip": 1.0,
+        "patience": None, "encoder_lr": None, "disjoint": "speaker",
+    }  # fmt: skip
+    card = ["fbank", "f" * 64, "fp32", 16_000, 160, 400, 1, 240, 1, 240, 0]
+    content = [1, settings, card, "summary", "s" * 64, None]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def test_contents_tell_audio_labels_and_trials_apart(tasks: dict[str, Task], manifest: Manifest, setup: Setup) -> None:
+    place = next(n for n, clip in enumerate(manifest.clips) if clip.labels.get("verify") == "s03")
+
+    def told(trials: list[Trial] | None = None, **fields: Any) -> dict[str, str]:
+        clips = list(manifest.clips)
+        clips[place] = clips[place]._replace(**fields)
+        changed = Manifest("tones", "", clips, trials or [])
+        return contents(planned(tasks["same"], changed, setup)[0].selection)
+
+    def changes(now: dict[str, str]) -> set[str]:
+        return {kind for kind, code in told().items() if now[kind] != code}
+
+    one, other = (f"audio/{speaker}_keyword_7.wav" for speaker in ("s03", "s07"))
+    pair = [Trial("test", one, another(one), True), Trial("test", one, other, False)]
+    assert changes(told()) == set()
+    assert changes(told(digest="other")) == {"audio"}
+    assert changes(told(labels={**manifest.clips[place].labels, "mood": "glad"})) == {"labels"}
+    assert "trials" in changes(told(pair))
 
 
 def test_a_wider_grid_keeps_the_ids_of_a_narrow_one(tasks: dict[str, Task], manifest: Manifest, setup: Setup) -> None:

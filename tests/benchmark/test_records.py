@@ -45,6 +45,31 @@ def test_a_record_from_before_costs_were_recorded_is_read(tmp_path: Path) -> Non
     assert results.read_all() == ([record()], [])
 
 
+LATER = ("layer", "clustered_by", "beside", "skip_bad", "commit", "machine", "threads", "contents")
+
+
+def test_a_record_from_before_layers_clusters_and_machines_were_recorded_is_read(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    results.write(record(), [])
+    path = results.path(*key(record()))
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in content.items() if name not in LATER}))
+    (old,) = results.read_all()[0]
+    assert old == record()
+    assert [getattr(old, name) for name in LATER] == [None, None, [], False, "", {}, {}, {}]
+
+
+def test_what_a_record_tells_of_its_company_and_its_machine_comes_back(tmp_path: Path) -> None:
+    told = record(
+        layer=2, clustered_by="speaker", beside=[(None, 0, None), (1e-3, 1, 2)], skip_bad=True, commit="a" * 40 + "+",
+        machine={"cores": "2"}, threads={"heads": 1, "encoder": 4}, contents={"audio": "b"},
+    )  # fmt: skip
+    Results(tmp_path).write(told, [])
+    assert Results(tmp_path).read_all() == ([told], [])
+    assert Results(tmp_path).find(told.id) == [Results(tmp_path).path(*key(told))]
+    assert Results(tmp_path).find("*") == []
+
+
 def test_outcomes_keep_texts_numbers_and_structures(tmp_path: Path) -> None:
     rows = [
         {"id": 'a,"b"\n', "reference": "", "score": 1 / 3, "correct": True, "scores": {"b": 1.5, "a": 2}},

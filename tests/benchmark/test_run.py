@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections import Counter
@@ -12,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_curve
 
 from benchmark.engine import Engine, in_process, pool
+from benchmark.environment import commit, machine
+from benchmark.leaderboard import Board
 from benchmark.plan import Card, Setup
 from benchmark.records import Record, Results
 from benchmark.report import wide
@@ -84,12 +88,33 @@ def test_a_record_tells_all_that_is_needed(finished: Finished, tasks: dict[str, 
         assert record.cost["real_time_factor"] > 0
         assert record.upstream.keys() == Card.__annotations__.keys() - {"cost", "origin"}
         assert (record.diverged, record.skipped, record.limit, record.fold) == (False, {}, None, None)
+        assert (record.layer, record.skip_bad, record.commit) == (None, False, commit())
+        assert record.machine == machine("cpu")
+        assert record.threads == {"heads": 1, "encoder": torch.get_num_threads()}
+        assert record.contents.keys() == {"audio", "labels", "trials"}
+        points = [(lr, seed, None) for lr in task.lr for seed in task.seeds]
+        assert record.beside == ([(None, 0, None)] if task.head == "cosine" else points)
         if task.head != "cosine":
             assert 1 <= record.epoch <= len(record.curve) <= task.epochs
             best = record.curve[record.epoch - 1][1]
             scores = [score for _, score in record.curve if score is not None]
             assert best == (max(scores) if record.higher else min(scores))
             assert record.valid[record.metric] == pytest.approx(best)
+
+
+def test_outcomes_tell_which_clips_depend_on_each_other(finished: Finished, tones: Path) -> None:
+    with (tones / "metadata.csv").open(newline="") as file:
+        speakers = {row["file_name"]: row["speaker"] for row in csv.DictReader(file)}
+    assert len(speakers) == 12 * 25
+    for record in finished.outcome.records:
+        rows = Results(finished.setup.results).outcomes(record)
+        for row in rows:
+            if record.task["target"] == "verify":
+                sides = {side: row[f"{side}_cluster"] for side in ("enroll", "test")}
+                assert sides == {side: f"verify {speakers[row[side]]}" for side in sides}
+            else:
+                assert row["cluster"] == f"speaker {speakers[row['id']]}"
+        assert record.clustered_by == ("verify" if record.task["target"] == "verify" else "speaker")
 
 
 def losses_of(record: Record) -> list[float]:
@@ -205,14 +230,19 @@ def test_a_table_is_the_same_with_one_worker_of_two_threads_and_two_of_one(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     chosen = [changed(tasks["words"], epochs=4), tasks["same"], changed(tasks["letters"], epochs=4)]
-    tables = []
+    tables, used = [], []
     for name, engine, count in (("one", in_process, 2), ("two", pool(2), 1)):
         setup = Setup(tmp_path / name / "home", tmp_path / name / "results", (("tones", str(tones)),))
         with threads(count):
             outcome = run(chosen, ["fbank"], setup, engine)
         assert outcome.failures == []
-        tables.append((outcome.table, wide(outcome.table).to_csv(), [record.curve for record in outcome.records]))
+        tables.append(
+            (outcome.table, wide(Board(outcome.table, {}, [])).to_csv(), [record.curve for record in outcome.records])
+        )
+        used.append([record.threads for record in outcome.records])
     assert tables[0] == tables[1]
+    assert {counts["heads"] for counts in used[0] + used[1]} == {1}
+    assert [{counts["encoder"] for counts in some} for some in used] == [{2}, {1}]
 
 
 def test_nothing_is_done_twice(finished: Finished, tasks: dict[str, Task]) -> None:

@@ -272,6 +272,90 @@ def test_untrained_heads_choose_their_layer_and_count_no_epochs() -> None:
     assert by_frames.valid == pytest.approx(fitted[0].valid)
 
 
+def of_layer(data: Clips, layer: int) -> Clips:
+    """The same clips with that layer alone."""
+    return replace(data, clips=[clip[layer : layer + 1] for clip in data.clips])
+
+
+LAYERED = [
+    Recipe(epochs=6),
+    Recipe(epochs=6, weight_decay=0.1),
+    Recipe(epochs=6, optimizer="adamw", weight_decay=2.0),
+    Recipe(epochs=6, clip=0.05),
+]
+
+
+@pytest.mark.parametrize("recipe", LAYERED)
+def test_a_head_of_one_layer_is_a_head_that_never_saw_the_others(recipe: Recipe) -> None:
+    train, valid, test = classes(seed=0), classes(clips=30, seed=1), classes(clips=30, seed=2)
+    settings = [Setting(lr, seed, layer) for layer in range(3) for lr in (3e-2, 5e-1) for seed in (0, 1)]
+    together = learn(settings, recipe)
+    predictions = predict(together, test)
+    for number, (setting, each) in enumerate(zip(settings, together, strict=True)):
+        own = of_layer(train, setting.layer or 0)
+        alone = learn(
+            [setting._replace(layer=None)],
+            recipe,
+            build=lambda own=own: Classification(1, 10, own.targets, hidden=16),
+            train=own,
+            valid=of_layer(valid, setting.layer or 0),
+        )
+        assert each.head.layer_sum.weights.tolist() == [float(place == setting.layer) for place in range(3)]
+        assert torch.isfinite(each.head.projection.weight).all()
+        torch.testing.assert_close(each.head.projection.weight, alone[0].head.projection.weight, rtol=1e-3, atol=1e-4)
+        assert (each.epoch, each.valid) == (alone[0].epoch, alone[0].valid)
+        assert predictions[number] == predict(alone, of_layer(test, setting.layer or 0))[0]
+
+
+def test_heads_of_a_layer_and_of_the_sum_may_learn_side_by_side() -> None:
+    settings = [Setting(1e-2, 0), Setting(1e-2, 0, 1), Setting(1e-2, 1)]
+    together = learn(settings)
+    for setting, each in zip(settings, together, strict=True):
+        alone = learn([setting])[0]
+        torch.testing.assert_close(weights(each), weights(alone), rtol=1e-5, atol=1e-6)
+    spread = [each.head.layer_sum.weights.tolist() for each in together]
+    assert spread[1] == [0, 1, 0]
+    assert 0 < min(spread[0] + spread[2]) < max(spread[0] + spread[2]) < 1
+
+
+def test_heads_that_learn_one_after_the_other_may_have_a_layer_too() -> None:
+    recipe, sizes = Recipe(epochs=2, weight_decay=0.1), {"projection": 12, "hidden": 12, "recurrent_layers": 1}
+    train, valid = spoken(seed=0), spoken(clips=12, seed=1)
+    for layer in (0, 1):
+        (each,) = read([Setting(1e-2, 0, layer)], recipe)
+        assert each.head.layer_sum.weights.tolist() == [float(place == layer) for place in range(2)]
+        single = lambda: HEADS["transcription"](1, 8, train.targets, dropout=0.3, **sizes)  # noqa: E731
+        own = {"train": of_frames(train, layer), "valid": of_frames(valid, layer), "build": single}
+        (alone,) = read([Setting(1e-2, 0)], recipe, **own)
+        assert [epoch.loss for epoch in each.curve] == pytest.approx([epoch.loss for epoch in alone.curve], rel=1e-4)
+
+
+def of_frames(data: Clips, layer: int) -> Clips:
+    return replace(data, clips=[clip[:, layer : layer + 1] for clip in data.clips])
+
+
+def test_untrained_heads_of_each_layer_are_as_if_that_layer_were_all_there_is() -> None:
+    train, valid = summarized(voices(seed=1)), summarized(voices(seed=2, first=20))
+    build = lambda: HEADS["cosine"](3, 12, train.targets, center=True)  # noqa: E731
+    settings = [Setting(0.0, 0, 2), Setting(0.0, 0), *(Setting(0.0, 0, layer) for layer in range(2))]
+    fitted = fit(build, settings, train, valid, trials(valid), "eer", RECIPE)
+    errors = []
+    for setting, each in zip(settings, fitted, strict=True):
+        layer = 1 if setting.layer is None else setting.layer
+        assert each.head.layer_sum.weights.tolist() == [float(place == layer) for place in range(3)]
+        single = lambda: HEADS["cosine"](1, 12, train.targets, center=True)  # noqa: E731
+        one, other = of_layer(train, layer), of_layer(valid, layer)
+        (alone,) = fit(single, [Setting(0.0, 0)], one, other, trials(valid), "eer", RECIPE)
+        assert each.valid == pytest.approx(alone.valid)
+        errors.append(each.valid["eer"])
+    assert errors[1] == errors[3] == min(errors) < max(errors)
+
+
+def test_there_is_no_layer_beyond_the_last() -> None:
+    with pytest.raises(HeadError, match="layer must be between 0 and 2, not 3"):
+        learn([Setting(1e-2, 0, 3)])
+
+
 def test_an_x_vector_learns_to_tell_unseen_speakers_apart() -> None:
     train, valid = voices(speakers=12, each=8, seed=1), voices(seed=2, first=40)
     sizes = {"channels": 16, "pooled": 24, "embedding": 16, "crop": 20}
