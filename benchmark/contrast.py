@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.samples import ranking
+
 DRAWS = 10_000  # of the bootstrap
 TOGETHER = 256  # draws whose trials are weighted at once, so that they stay near the processor
 PACKED = 32  # bits that hold a sum of weights of non-target trials
@@ -184,13 +186,6 @@ def _totals(values: Floats, places: Sequence[int], weights: Integers) -> Floats:
     sums = np.zeros((weights.shape[1], values[..., 0].size))
     np.add.at(sums, places, values.reshape(-1, values.shape[-1]).T)
     return np.asarray((weights @ sums).reshape(-1, *values.shape[:2]))
-
-
-def ranking(scores: Floats) -> tuple[Integers, Integers]:
-    """Order (N,) of scores (N,) from the highest down, and G + 1 numbers of trials that some threshold accepts."""
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    return order, np.concatenate([[0], np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, [len(ranked)]])
 
 
 def _equal_error_rates(packed: Integers, order: Integers, accepted: Integers) -> Floats:

@@ -1,0 +1,200 @@
+"""How sure scores and their differences are: intervals and tests, from values of runs and their covariance.
+
+Two things were drawn at random: the test clips, in clusters that depend on each other, and the seeds of the runs. The
+covariance over test clips is that of a bootstrap over clusters, or its closed form where there is one. The variance
+over seeds is what their values differ by beyond what the test clips alone would make them differ; both are added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmark.samples import Floats, Resampler, Sample, Shares, Trials
+
+DRAWS = 10_000  # of the bootstrap
+TOGETHER = 250  # draws that are made at once, so that they stay near the processor
+
+
+class Estimates(NamedTuple):
+    """Values (M,) of runs; their covariance (M, M) over test data; what of it is too much, see `Trials.excess`.
+
+    clusters: how many were resampled. bias: (M,) by how much draws lie beside the values, where that tells how much
+    these lie beside what more data would give; else 0.
+    """
+
+    values: Floats
+    covariance: Floats
+    excess: Floats
+    clusters: int
+    bias: Floats
+
+    def variance(self, weights: Floats) -> float:
+        """Of a weighted sum (M,) of the values, over test data; NaN where there are fewer than two clusters."""
+        whole = float(weights @ self.covariance @ weights)
+        # What is too much is at most two thirds: were nothing but pairs of clusters to differ, they would count thrice.
+        return max(whole - float(weights @ self.excess @ weights), whole / 3)
+
+    def seed_variance(self, columns: Sequence[int]) -> tuple[float, float]:
+        """Of the mean of some runs, over their seeds, and what it is with the luck of the test clips; NaN for one."""
+        count = len(columns)
+        if count < 2:
+            return math.nan, math.nan
+        by_clips = self.covariance[np.ix_(columns, columns)]
+        luck = (np.trace(by_clips) - by_clips.sum() / count) / (count - 1)  # of runs that are equally good
+        spread = float(self.values[columns].var(ddof=1))
+        return max(0.0, spread - luck) / count, spread / count
+
+
+class Interval(NamedTuple):
+    """A value with its 95 % interval, and its standard errors over clips and over seeds, NaN where there is one."""
+
+    value: float
+    low: float
+    high: float
+    clips: float
+    seeds: float
+
+    def scaled(self, factor: float) -> Interval:
+        """In other units, such as percent."""
+        return Interval(*(factor * part for part in self))
+
+
+class Difference(NamedTuple):
+    """What one upstream has more than another, with its interval and the probability of as much by chance.
+
+    freedom: degrees of, of the t distribution that both rest on.
+    """
+
+    interval: Interval
+    p: float
+    freedom: float
+
+
+def estimate(sample: Sample, draws: int = DRAWS, seed: int = 0) -> Estimates:
+    """Values and covariance of the runs of a sample, by closed form for shares of clips, else by so many draws."""
+    values, clusters = sample.values(), sample.size
+    none, nothing = np.zeros((len(values), len(values))), np.zeros(len(values))
+    if clusters < 2:
+        return Estimates(values, none * math.nan, none, clusters, nothing)
+    if isinstance(sample, Shares):
+        return Estimates(values, sample.covariance(), none, clusters, nothing)
+    found = resampled(sample.resampler(), clusters, draws, seed)
+    found = found[np.isfinite(found).all(1)]
+    if len(found) < draws / 2:  # such as trials of both kinds by two speakers
+        return Estimates(values, none * math.nan, none, clusters, nothing)
+    covariance = np.atleast_2d(np.cov(found, rowvar=False)) * clusters / (clusters - 1)
+    excess = sample.excess(found.std(0)) if isinstance(sample, Trials) else none
+    bias = (found.mean(0) - values) * sample.optimistic
+    return Estimates(values, covariance + np.outer(bias, bias), excess, clusters, bias)
+
+
+def resampled(resample: Resampler, clusters: int, draws: int, seed: int = 0) -> Floats:
+    """Values (draws, M) of bootstrap samples; the same for the same seed, however many threads make them."""
+
+    def some(batch: int) -> Floats:
+        count = min(TOGETHER, draws - batch * TOGETHER)
+        drawn = np.random.default_rng([seed, batch]).integers(0, clusters, (count, clusters))
+        flat = (drawn + clusters * np.arange(count)[:, None]).ravel()
+        return resample(np.bincount(flat, minlength=count * clusters).reshape(count, clusters))
+
+    with ThreadPoolExecutor(2) as threads:
+        return np.concatenate(list(threads.map(some, range(-(-draws // TOGETHER)))))
+
+
+def interval(found: Estimates, columns: Sequence[int], bounded: bool = True) -> Interval:
+    """Of the mean over the seeds of one upstream, by the score method of Wilson (1927).
+
+    bounded: the value cannot exceed 1; else, as for error rates of texts, its variance grows with it. Where nothing
+    varies, as with no error at all, each cluster stands for one clip.
+    """
+    value = float(found.values[columns].mean())
+    clips, seeds, freedom = _parts(found, [(columns, 1.0)])
+    total = clips + (0.0 if math.isnan(seeds) else seeds)
+    if math.isnan(total):
+        return Interval(value, math.nan, math.nan, math.nan, math.nan)
+    middle = value - float(found.bias[columns].mean())
+    low, high = _bounds(min(1.0, middle) if bounded else middle, total, quantile(freedom) ** 2, found.clusters, bounded)
+    return Interval(value, low, high, math.sqrt(clips), math.sqrt(seeds))
+
+
+def _bounds(value: float, variance: float, reach: float, clusters: int, bounded: bool) -> tuple[float, float]:
+    """Where (value - x)^2 = reach * variance at x. reach: squared quantile."""
+    spread = value * (1 - value) if bounded else value
+    if variance <= 0 or spread <= 0:
+        size, spread, bounded = float(clusters), max(0.0, value * (1 - value)), True
+    else:
+        size = spread / variance
+    shrink = 1 + reach / size if bounded else 1.0
+    middle = (value + reach / (2 * size)) / shrink
+    half = math.sqrt(reach * spread / size + (reach / (2 * size)) ** 2) / shrink
+    return float(max(0.0, middle - half)), float(middle + half)
+
+
+def difference(found: Estimates, first: Sequence[int], second: Sequence[int], null: float | None = None) -> Difference:
+    """How much more the first has than the second, means over their seeds, with a t test.
+
+    null: variance over test data that the test takes, instead of that of the interval.
+    """
+    groups = [(first, 1.0), (second, -1.0)]
+    clips, seeds, freedom = _parts(found, groups)
+    known = 0.0 if math.isnan(seeds) else seeds
+    value = float(found.values[first].mean() - found.values[second].mean())
+    half = quantile(freedom) * math.sqrt(clips + known)
+    told = Interval(value, value - half, value + half, math.sqrt(clips), math.sqrt(seeds))
+    return Difference(told, chance(value, (clips if null is None else null) + known, freedom), freedom)
+
+
+def chance(value: float, variance: float, freedom: float) -> float:
+    """Probability of a value as far from zero or farther, by a t distribution; NaN where the variance is not known."""
+    from scipy.special import stdtr
+
+    if math.isnan(variance):
+        return math.nan
+    if variance <= 0:
+        return 1.0 if value == 0 else 0.0
+    return float(2 * stdtr(freedom, -abs(value) / math.sqrt(variance)))
+
+
+def _parts(found: Estimates, groups: Sequence[tuple[Sequence[int], float]]) -> tuple[float, float, float]:
+    """Variances over clips and over seeds (NaN with one of each), and degrees of freedom (Satterthwaite, 1946)."""
+    weights = np.zeros(len(found.values))
+    for columns, sign in groups:
+        weights[columns] = sign / len(columns)
+    clips = found.variance(weights)
+    each = [(*found.seed_variance(columns), len(columns) - 1) for columns, _ in groups if len(columns) > 1]
+    seeds = sum(variance for variance, _, _ in each)
+    parts = [(clips, found.clusters - 1), *((whole, freedom) for _, whole, freedom in each)]
+    # A spread over few seeds is known so badly that all of it counts here, also what is put down to the test clips.
+    weighed = sum(variance**2 / freedom for variance, freedom in parts if freedom)
+    freedom = (clips + seeds) ** 2 / weighed if weighed > 0 else float(max(1, found.clusters - 1))
+    return clips, seeds if each else math.nan, freedom
+
+
+def quantile(freedom: float) -> float:
+    """97.5 % of a t distribution lies below it."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975)) if math.isfinite(freedom) else math.nan
+
+
+def mcnemar(one: int, other: int) -> float:
+    """Exact two-sided probability of so uneven discordant pairs if both systems are equally good (McNemar, 1947)."""
+    from scipy.special import bdtr
+
+    few, both = min(one, other), one + other
+    return min(1.0, 2 * float(bdtr(few, both, 0.5))) if both else 1.0
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """Adjusted for as many tests as there are, in their order (Holm, 1979); NaN counts as no test and stays."""
+    known = [place for place, p in enumerate(chances) if not math.isnan(p)]
+    adjusted, highest = list(chances), 0.0
+    for rank, place in enumerate(sorted(known, key=lambda place: chances[place])):
+        highest = max(highest, min(1.0, (len(known) - rank) * chances[place]))
+        adjusted[place] = highest
+    return adjusted
