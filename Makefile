@@ -14,7 +14,7 @@ ONLY_masr := --only speaker
 ONLY_pms := --only speaker
 FSDD ?= ../shared/data/fsdd
 
-.PHONY: install demo test test-slow check checkpoints claims results speed clean
+.PHONY: install demo test browser test-slow check checkpoints claims results speed clean
 
 install: $(INSTALLED)
 
@@ -33,8 +33,18 @@ $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 demo: $(INSTALLED)
 	$(BENCH) run $(DEMO_UPSTREAMS) --home demo/home --results demo/results --workers $(CORES)
 
-test: $(INSTALLED)
+test: $(INSTALLED) browser
 	$(VENV)/bin/python -m pytest
+
+# The tests of the HTML page drive a real browser. Where none is found and apt-get may be used, Chromium is installed;
+# elsewhere these tests are skipped, and say so.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
+	  [ -n "$(BROWSER_PATH)" ] && exit 0; \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && { echo "installing chromium for the tests of the page"; \
+	    (apt-get install -qq -y --no-install-recommends chromium || (apt-get update -qq && \
+	     apt-get install -qq -y --no-install-recommends chromium)) > /dev/null 2>&1; }; \
+	  command -v chromium || echo "no browser: the tests of the page will be skipped; install chromium to run them"
 
 test-slow: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -m slow

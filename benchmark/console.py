@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmark.errors import Failure
-    from benchmark.leaderboard import Table
+    from benchmark.evidence import Outcomes
+    from benchmark.leaderboard import Board, Table
+    from benchmark.published import Published
     from benchmark.records import Record
     from upstreams.s3prl_entries import Entry
 
@@ -29,13 +32,49 @@ def show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
         say(f"  {note}")
 
 
-def write_tables(folder: Path, records: list[Record], rows: Sequence[str], columns: Sequence[str]) -> None:
+def board_of(folder: Path, records: list[Record]) -> tuple[Board, Outcomes]:
+    """The board of all records of a folder, and what gives their outcomes."""
+    from benchmark.standings import board
+
+    outcomes = outcomes_of(folder)
+    found = board(records, outcomes)
+    lost = sum(math.isnan(cell.low) and not math.isnan(cell.value) for cell in found.table.values())
+    if lost:
+        warn(
+            f"{lost} cells have no interval, as outcomes in {folder / 'runs'} (JOB.outcomes.csv.gz) are missing, or all"
+            " clips depend on each other"
+        )
+    return found, outcomes
+
+
+def outcomes_of(folder: Path) -> Outcomes:
+    """What gives the outcomes of a record's test split; each file is read once."""
+    from benchmark.records import Results
+
+    results, kept = Results(folder), dict[str, list[dict[str, str]]]()
+
+    def read(record: Record) -> list[dict[str, str]]:
+        if record.id not in kept:
+            kept[record.id] = results.outcomes(record)
+        return kept[record.id]
+
+    return read
+
+
+def write_tables(
+    folder: Path,
+    board: Board,
+    outcomes: Outcomes,
+    records: list[Record],
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    beside: Sequence[Published] = (),
+) -> None:
     """Write the tables of everything in a folder, new rows and columns after those that were there."""
-    from benchmark.leaderboard import leaderboard
     from benchmark.report import order_of, write
 
     before = order_of(folder)
-    for path in write(folder, leaderboard(records), records, [*before[0], *rows], [*before[1], *columns]):
+    for path in write(folder, board, records, outcomes, [*before[0], *rows], [*before[1], *columns], beside):
         say(f"wrote {path}")
 
 

@@ -27,7 +27,8 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> pandas.Series:
     environment = {**os.environ, "BENCH_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--results", str(folder / "results")], check=True, env=environment, cwd=folder)
     table = pandas.read_csv(folder / "results" / "leaderboard.csv", index_col="upstream")
-    return table.loc["fbank"].rename(lambda column: column.split()[0].removeprefix("tiny_"))
+    scores = table[[column for column in table.columns if len(column.split()) == 2]]
+    return scores.loc["fbank"].rename(lambda column: column.split()[0].removeprefix("tiny_"))
 
 
 @pytest.mark.parametrize("task", sorted(CHANCE))

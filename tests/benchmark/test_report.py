@@ -9,13 +9,33 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmark.leaderboard import leaderboard
+from benchmark.leaderboard import Board, Cell, leaderboard
+from benchmark.published import Published
 from benchmark.records import Record
-from benchmark.report import drawn, markdown, notes, rows_of, text_of, write
+from benchmark.report import drawn, markdown, notes, order_of, rows_of, standing_notes, text_of, write
 from tests.benchmark.made import record
 
 GRID = [record("u", "words", lr, seed, lr * 1000, 40.0 + seed) for lr in (1e-3, 1e-2) for seed in (0, 1)]
 OTHER = [record("v", "texts", 1e-2, 0, 20.0, 12.34567, metric="wer", higher=False)]
+
+
+def board(records: list[Record]) -> Board:
+    """Without intervals, as where outcomes are lost."""
+    return Board(leaderboard(records), {}, [])
+
+
+def lost(record: Record) -> list[dict[str, str]]:
+    raise FileNotFoundError(record.id)
+
+
+def judged(change: dict[str, object] | None = None) -> Board:
+    """Two upstreams on a task, the first better."""
+    table = leaderboard([record("u", test=60.0), record("v", test=40.0)])
+    placed = {"unit": "speakers", "clusters": 9, "rank": 1, "best": True, "low": 55.5, "high": 64.25}
+    table["u", "words"] = table["u", "words"]._replace(**placed | (change or {}))  # type: ignore[arg-type]
+    placed |= {"rank": 2, "best": False, "low": 33.0, "high": 47.0}
+    table["v", "words"] = table["v", "words"]._replace(**placed)  # type: ignore[arg-type]
+    return Board(table, {"u": 1.0, "v": 0.0}, ["words"], {"words-u-0.001-0-None": (55.0, 65.0)})
 
 
 def cells(path: Path) -> list[list[str]]:
@@ -23,22 +43,30 @@ def cells(path: Path) -> list[list[str]]:
 
 
 def test_the_wide_table_has_a_row_per_upstream_and_leaves_missing_cells_empty(tmp_path: Path) -> None:
-    paths = write(tmp_path, leaderboard(GRID + OTHER), GRID + OTHER)
-    assert [path.name for path in paths] == ["leaderboard.csv", "leaderboard.md", "results.csv"]
-    assert cells(paths[0]) == [["upstream", "texts wer", "words accuracy"], ["u", "", "40.5"], ["v", "12.3457", ""]]
+    paths = write(tmp_path, board(GRID + OTHER), GRID + OTHER, lost)
+    names = [f"leaderboard.{kind}" for kind in ("csv", "md", "tex", "html")]
+    assert [path.name for path in paths] == [*names, "results.csv"]
+    texts, words = (
+        [title, f"{title} low", f"{title} high", f"{title} rank"] for title in ("texts wer", "words accuracy")
+    )
+    assert cells(paths[0]) == [
+        ["upstream", *texts, *words, "borda"],
+        ["u", "", "", "", "", "40.5", "", "", "", ""],
+        ["v", "12.3457", "", "", "", "", "", "", "", ""],
+    ]
     rows = [line for line in paths[1].read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     assert rows == ["| `u` | – | 40.5 ± 0.7† |", "| `v` | 12.3 | – |"]
 
 
 def test_rows_and_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    paths = write(tmp_path, leaderboard(GRID + OTHER), GRID + OTHER, ["v", "absent", "u", "v"], ["words", "texts"])
-    assert cells(paths[0])[0] == ["upstream", "words accuracy", "texts wer"]
+    paths = write(tmp_path, board(GRID + OTHER), GRID + OTHER, lost, ["v", "absent", "u", "v"], ["words", "texts"])
+    assert cells(paths[0])[0][1:8:4] == ["words accuracy", "texts wer"]
     assert [row[0] for row in cells(paths[0])[1:]] == ["v", "u"]
     assert rows_of(leaderboard(GRID + OTHER), ["v"]) == ["v", "u"]
 
 
 def test_the_long_table_has_a_row_per_job_and_says_which_were_chosen(tmp_path: Path) -> None:
-    path = write(tmp_path, leaderboard(GRID + OTHER), GRID + OTHER)[2]
+    path = write(tmp_path, board(GRID + OTHER), GRID + OTHER, lost)[-1]
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     assert len(rows) == 5
     assert [row["chosen"] for row in rows] == ["False", "False", "True", "True", "True"]
@@ -51,7 +79,7 @@ def test_the_long_table_has_a_row_per_job_and_says_which_were_chosen(tmp_path: P
 def test_the_long_table_tells_what_upstreams_cost_and_which_revision_they_are(tmp_path: Path) -> None:
     cost = {"parameters": 7, "macs_per_second": 7.2e9, "real_time_factor": 0.125, "threads": 2}
     records = [record(), record(seed=1, cost=cost, origin={"model.pt": "a" * 64, "revision": "c0ffee"})]
-    path = write(tmp_path, leaderboard(records), records)[2]
+    path = write(tmp_path, board(records), records, lost)[-1]
     older, newer = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
     names = ("macs_per_second", "real_time_factor", "threads", "revision")
     assert [older[name] for name in names] == [""] * 4
@@ -60,7 +88,7 @@ def test_the_long_table_tells_what_upstreams_cost_and_which_revision_they_are(tm
 
 
 def test_headings_say_which_direction_is_better() -> None:
-    head = markdown(leaderboard(GRID + OTHER)).splitlines()[0]
+    head = markdown(board(GRID + OTHER)).splitlines()[0]
     assert head == "| upstream | texts WER ↓ | words acc ↑ |"
 
 
@@ -86,8 +114,8 @@ def test_a_cell_that_diverged_everywhere_is_shown_as_such_and_has_no_number(tmp_
     records = [record(valid=None, test=3.0, seed=seed) for seed in (0, 1)]
     table = leaderboard(records)
     assert text_of(table["fbank", "words"]) == "diverged"
-    paths = write(tmp_path, table, records)
-    assert cells(paths[0])[1] == ["fbank", ""]
+    paths = write(tmp_path, board(records), records, lost)
+    assert cells(paths[0])[1] == ["fbank", *[""] * 5]
     assert "diverged" in paths[1].read_text()
     assert [board.row_count for board in drawn(table)] == [1]
 
@@ -106,6 +134,62 @@ def test_a_table_too_wide_for_a_terminal_is_cut_between_tasks_and_never_within(w
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     for name, records in (("one", GRID + OTHER), ("two", [*OTHER, *GRID[::-1]])):
-        write(tmp_path / name, leaderboard(records), records)
-    for name in ("leaderboard.csv", "leaderboard.md"):
+        write(tmp_path / name, board(records), records, lost)
+    for name in (f"leaderboard.{kind}" for kind in ("csv", "md", "tex")):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_cell_tells_its_interval_and_the_best_is_bold(tmp_path: Path) -> None:
+    paths = write(tmp_path, judged(), [record("u", test=60.0), record("v", test=40.0)], lost)
+    assert cells(paths[0])[1:] == [
+        ["u", "60.0", "55.5", "64.25", "1", "1.0"],
+        ["v", "40.0", "33.0", "47.0", "2", "0.0"],
+    ]
+    rows = [line for line in paths[1].read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert rows == ["| `u` | **60.0** [55.5, 64.2] | 1 |", "| `v` | 40.0 [33.0, 47.0] | 0 |"]
+    jobs = list(csv.DictReader(io.StringIO(paths[-1].read_text(encoding="utf-8"))))
+    assert [(row["low"], row["high"]) for row in jobs] == [("55.0", "65.0"), ("", "")]
+    told = " ".join(standing_notes(judged()))
+    assert "bold: better than every other row" in told
+    assert "Borda: over words" in told
+
+
+def test_what_was_resampled_is_told_and_what_rests_on_one_seed() -> None:
+    told = " ".join(notes(judged().table))
+    assert "[ ]: 95 % interval over other test data and seeds; resampled were speakers: words 9" in told
+    assert "words: one seed each, so that intervals leave out how much another would change" in told
+    untrained = leaderboard([record("u", lr=None)])
+    assert "seed each" not in " ".join(notes(untrained))
+    spread = leaderboard([record("u", seed=0), record("u", seed=1)])
+    assert "±: standard deviation over seeds, where there is no interval" in " ".join(notes(spread))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"low": 33.26, "high": 47.0}, "40.0 [33.3, 47.0]"),
+        ({"low": 33.26, "high": 47.0, "edge": True}, "40.0 [33.3, 47.0]†"),
+        ({"metric": "min_dcf", "value": 0.5, "low": 0.4567, "high": 0.6}, "0.500 [0.457, 0.600]"),
+    ],
+)
+def test_intervals_are_told_with_the_digits_of_their_metric(change: dict[str, object], text: str) -> None:
+    cell: Cell = leaderboard([record()])["fbank", "words"]
+    assert text_of(cell._replace(**change)) == text  # type: ignore[arg-type]
+
+
+def test_published_rows_are_below_in_italics_with_notes_and_have_a_rank_only_by_the_same_protocol() -> None:
+    other = Published("Theirs", "words", 70.25, "accuracy", "SUPERB", "Somebody, 2020", "A", False)
+    same = Published("Same", "words", 50.0, "accuracy", "ours", "Somebody, 2021", "B", True)
+    text = markdown(judged(), beside=[other, same])
+    assert "| *Theirs* | *70.25* [1] | – |" in text
+    assert "| *Same* | *50 (rank 2)* [2] | – |" in text
+    assert "- [1] SUPERB; Somebody, 2020 [A: " in text
+    assert text.index("`v`") < text.index("*Theirs*")
+
+
+def test_the_order_on_disk_is_read_from_the_wide_table(tmp_path: Path) -> None:
+    write(tmp_path, board(GRID + OTHER), GRID + OTHER, lost, ["v"], ["words"])
+    assert order_of(tmp_path) == (["v", "u"], ["words", "texts"])
+    (tmp_path / "leaderboard.csv").write_text("upstream,words accuracy,texts wer\nv,1,2\n")
+    assert order_of(tmp_path) == (["v"], ["words", "texts"]), "as older versions wrote it"
+    assert order_of(tmp_path / "nowhere") == ([], [])
