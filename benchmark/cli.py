@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from benchmark.console import draw, families, finish, readable, say, show, warn, write_tables
-from benchmark.errors import UserError, as_users, is_users
+from benchmark.console import board_of, draw, families, finish, readable, say, show, warn, write_tables
+from benchmark.errors import as_users, is_users
 from benchmark.options import (
     HOME,
     REFERENCE,
@@ -19,6 +19,7 @@ from benchmark.options import (
     Device,
     Home,
     Limit,
+    PerLayer,
     Precision,
     ProtocolFile,
     ResultsFolder,
@@ -29,12 +30,14 @@ from benchmark.options import (
     Upstreams,
     Workers,
     device_of,
+    expanded,
     pairs_of,
     precision_of,
     protocol_of,
     setup_of,
     tasks_of,
 )
+from benchmark.table_commands import compare, report
 from benchmark.training_commands import claims, pretrain, pseudo_label
 
 app = typer.Typer(
@@ -52,18 +55,24 @@ def run(
     upstreams: Upstreams, task: Tasks = None, suite: Suites = None, protocol: ProtocolFile = None, data: Data = None,
     home: Home = HOME, results: ResultsFolder = Path("results"), workers: Workers = 1, device: Device = "auto",
     precision: Precision = "fp32", limit: Limit = None, budget: Budget = 20.0, skip_bad: SkipBad = False,
+    per_layer: PerLayer = False,
 ) -> None:  # fmt: skip
     """Run tasks on upstreams and write the leaderboard; the same command again goes on where it stopped."""
     from benchmark import run as harness
     from benchmark.engine import engine
 
     tasks = tasks_of(protocol, task, suite)
-    setup = setup_of(data, home, results, device, precision, limit, budget, skip_bad)
+    setup = setup_of(data, home, results, device, precision, limit, budget, skip_bad, per_layer)
     outcome = harness.run(tasks, upstreams, setup, engine(workers), say)
     if outcome.records:
-        show(outcome.table, upstreams, [each.name for each in tasks])
+        names = [each.name for each in tasks]
         asked = {record.id for record in outcome.records}
-        write_tables(setup.results, readable(setup.results, asked), upstreams, [each.name for each in tasks])
+        records = readable(setup.results, asked)
+        board, outcomes = board_of(setup.results, records)
+        counted = asked <= {record.id for record in records}  # unless a full run stands before this limited one
+        own = board if counted else board_of(setup.results, outcome.records)[0]
+        show({key: cell for key, cell in own.table.items() if key in outcome.table}, upstreams, names)
+        write_tables(setup.results, board, outcomes, records, upstreams, names)
         say("nothing was left to do" if not outcome.trained else f"{outcome.trained} jobs done")
     finish(outcome.failures, bool(outcome.records))
 
@@ -73,6 +82,7 @@ def plan(
     upstreams: Upstreams, task: Tasks = None, suite: Suites = None, protocol: ProtocolFile = None, data: Data = None,
     home: Home = HOME, results: ResultsFolder = Path("results"), workers: Workers = 1, device: Device = "auto",
     precision: Precision = "fp32", limit: Limit = None, budget: Budget = 20.0, skip_bad: SkipBad = False,
+    per_layer: PerLayer = False,
 ) -> None:  # fmt: skip
     """Show the jobs, what is done already, and the bytes to extract, before anything is encoded or trained."""
     from benchmark import run as harness
@@ -81,16 +91,18 @@ def plan(
     from benchmark.plan import extractions
     from benchmark.records import Results
 
-    setup = setup_of(data, home, results, device, precision, limit, budget, skip_bad)
+    setup = setup_of(data, home, results, device, precision, limit, budget, skip_bad, per_layer)
     sweeps, failures, _ = harness.plan(tasks_of(protocol, task, suite), upstreams, setup, engine(workers))
     store = Results(setup.results)
     rest = [harness.remaining(sweep, store) for sweep in sweeps]
     rows = [
-        [sweep.task.name, sweep.card.name, sweep.fold or "", sweep.features, str(len(sweep.jobs)),
-         str(len(sweep.jobs) - len(left.jobs))]
+        [sweep.task.name, sweep.card.name, sweep.fold or "", sweep.features + ", by layer" * sweep.by_layer,
+         str(len(sweep.jobs)), str(len(sweep.jobs) - len(left.jobs))]
         for sweep, left in zip(sweeps, rest, strict=True)
     ]  # fmt: skip
     draw(["task", "upstream", "fold", "features", "jobs", "done"], rows)
+    for sentence in harness.without_probes(sweeps, setup):
+        say(sentence)
     todo = sorted(extractions(sweep for sweep in rest if sweep.jobs), key=lambda each: each.card.name)
     sizes = [bytes_missing(each, setup.home) for each in todo]
     rows = [
@@ -107,16 +119,24 @@ def plan(
 
 
 @app.command()
-def report(results: ResultsFolder = Path("results")) -> None:
-    """Make the tables anew from the records alone."""
-    from benchmark.leaderboard import leaderboard
-    from benchmark.report import order_of
+def rerun(
+    record: Annotated[str, typer.Argument(metavar="RECORD", help="A record's .json, or the id of a job.")],
+    data: Data = None, home: Home = HOME, results: ResultsFolder = Path("results"), device: Device = "auto",
+) -> None:  # fmt: skip
+    """Do a recorded job again, elsewhere, and say whether the same comes out, and what differs where it does not."""
+    from benchmark import repeats
+    from benchmark import rerun as again
 
-    records = readable(results)
-    if not records:
-        raise UserError(f"no records in {results / 'runs'}; make some with: bench run UPSTREAM --results {results}")
-    show(leaderboard(records), *order_of(results))
-    write_tables(results, records, [], [])
+    path = again.find(record, expanded(results))
+    found = again.read(path)
+    setup = again.setup_of(found.record, expanded(home).resolve(), tuple(sorted(pairs_of(data).items())), device)
+    repeat = again.rerun(path, found, setup)
+    draw(["", "recorded", "now", ""], repeats.table(repeat))
+    say(repeats.verdict(repeat))
+    if not repeats.same(repeat):
+        say(f"of the environment: {'; '.join(repeats.differences(repeat)) or 'nothing that was recorded differs'}")
+    if not repeats.agrees(repeat):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -148,6 +168,8 @@ def check(upstream: Upstream, device: Device = "auto", precision: Precision = "f
     say(f"{upstream} keeps the contract: {len(findings)} checks passed")
 
 
+app.command()(report)
+app.command()(compare)
 app.command()(pretrain)
 app.command("pseudo-label")(pseudo_label)
 app.command()(claims)

@@ -1,0 +1,131 @@
+"""Commands that read records: `bench report` and `bench compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmark.console import board_of, draw, outcomes_of, readable, say, show, write_tables
+from benchmark.errors import UserError, unknown
+from benchmark.options import ResultsFolder, Tasks, expanded
+
+if TYPE_CHECKING:
+    from benchmark.comparison import Pair
+    from benchmark.evidence import Outcomes, Row
+    from benchmark.leaderboard import Table
+    from benchmark.published import Published
+    from benchmark.records import Record
+
+Names = Annotated[list[str], typer.Argument(metavar="A B...", help="Upstreams, as the leaderboard names them.")]
+Against = Annotated[
+    Path | None, typer.Option("--against", help="A results folder where B and the others lie, if it is another.")
+]
+Show = Annotated[
+    int, typer.Option("--show", min=0, help="Clips to list of each task, those answered most differently.")
+]
+PublishedRows = Annotated[
+    bool, typer.Option("--published", help="Show published scores too, of published.csv there or of this project.")
+]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="A .csv file for the comparison.")]
+
+
+def compare(
+    upstreams: Names, task: Tasks = None, results: ResultsFolder = Path("results"), against: Against = None,
+    count: Show = 0, output: Output = None,
+) -> None:  # fmt: skip
+    """Is A better than B (and C…), at what, and is the difference real? From the records alone."""
+    from benchmark import conclusions
+    from benchmark.comparison import compare as contrast
+    from benchmark.files import write_text
+
+    if len(upstreams) < 2:
+        raise UserError("a comparison needs two upstreams or more, such as: bench compare hf:./mine fbank")
+    if output is not None and output.suffix != ".csv":
+        raise UserError(f"cannot write {output}: a comparison is written as .csv; name it so")
+    sides, outcomes = _sides(upstreams, task, expanded(results), expanded(against) if against else None)
+    pairs = contrast(sides, outcomes)
+    for pair in pairs:
+        _tell(pair, count)
+    for note in conclusions.notes(pairs):
+        say(f"  {note}")
+    for pair in pairs:
+        say(conclusions.sentence(pair))
+    if output is not None:
+        write_text(output, conclusions.as_csv(pairs))
+        say(f"wrote {output}")
+
+
+def _sides(
+    upstreams: Sequence[str], tasks: Sequence[str] | None, results: Path, against: Path | None
+) -> tuple[dict[str, list[Record]], Outcomes]:
+    """Records of each upstream, of the first one in `results` and of the others in `against`, and their outcomes."""
+    folders = [results, *[against or results] * (len(upstreams) - 1)]
+    read = {folder: readable(folder) for folder in dict.fromkeys(folders)}
+    sources = {folder: outcomes_of(folder) for folder in read}
+    sides: dict[str, list[Record]] = {}
+    owners: dict[str, Path] = {}
+    for name, folder in zip(upstreams, folders, strict=True):
+        found = _of(name, read[folder], tasks, folder)
+        label = f"{name} in {folder}" if against and name in sides else name
+        if label in sides:
+            raise UserError(f"{name!r} is named twice; name each upstream once, or give the other folder by --against")
+        sides[label] = [record.model_copy(update={"upstream": record.upstream | {"name": label}}) for record in found]
+        owners[label] = folder
+    originals = {(owners[label], record.id): record for label in sides for record in read[owners[label]]}
+
+    def outcomes(record: Record) -> Sequence[Row]:
+        folder = owners[record.upstream["name"]]
+        return sources[folder](originals[folder, record.id])
+
+    return sides, outcomes
+
+
+def _of(name: str, records: Sequence[Record], tasks: Sequence[str] | None, folder: Path) -> list[Record]:
+    """Those of an upstream on the tasks that are asked for, or on all."""
+    known = {record.upstream["name"] for record in records}
+    if not known:
+        raise UserError(f"no records in {folder / 'runs'}; make some with: bench run {name} --results {folder}")
+    if name not in known:
+        raise unknown(f"upstream with records in {folder}", name, known)
+    own = [record for record in records if record.upstream["name"] == name]
+    for task in tasks or ():
+        if task not in {record.task["name"] for record in own}:
+            raise unknown(f"task with records of {name}", task, {record.task["name"] for record in own})
+    return [record for record in own if not tasks or record.task["name"] in tasks]
+
+
+def _tell(pair: Pair, count: int) -> None:
+    from benchmark import conclusions
+
+    say(f"{pair.first} (first) against {pair.second} (second)")
+    draw(conclusions.COLUMNS, [conclusions.row_of(each) for each in pair.tasks])
+    for each in pair.tasks if count else ():
+        say(
+            f"{each.task}: {len(each.flips.rows)} answered differently, the {min(count, len(each.flips.rows))} most so:"
+        )
+        draw(conclusions.SHOWN, conclusions.shown(each, count))
+
+
+def report(results: ResultsFolder = Path("results"), published: PublishedRows = False) -> None:
+    """Make the tables anew from the records alone: CSV, Markdown, LaTeX and one HTML page."""
+    from benchmark.report import order_of
+
+    folder = expanded(results)
+    records = readable(folder)
+    if not records:
+        raise UserError(f"no records in {folder / 'runs'}; make some with: bench run UPSTREAM --results {folder}")
+    board, outcomes = board_of(folder, records)
+    show(board.table, *order_of(folder))
+    beside = published_beside(folder, board.table) if published else []
+    write_tables(folder, board, outcomes, records, beside=beside)
+
+
+def published_beside(folder: Path, table: Table) -> list[Published]:
+    """Published scores that belong beside the columns of a table."""
+    from benchmark.published import of_tasks
+    from benchmark.published import published as read
+
+    return of_tasks(read(folder), {task: cell.metric for (_, task), cell in table.items()})
