@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from benchmark.published import Published
 
 Beside = tuple[str, list[tuple[str, int] | None]]  # a published system, and its score and note under each column
-ACROSS = 5  # tasks side by side; further ones go below
+ACROSS = 5  # tasks side by side; further ones have a table of their own
+NEARLY = 0.15  # of the longer side: what both sides of an interval may differ by and still be told as one
+EVEN = "±: half a 95 % interval, the longer side where the two differ by less than 15 %"
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -34,40 +36,36 @@ SPECIAL = {
 
 
 def latex(board: Board, rows: Sequence[str] = (), columns: Sequence[str] = (), beside: Sequence[Published] = ()) -> str:
-    """A `table*` that needs the package booktabs: scores ± half a 95 % interval, or with both ends where they differ.
+    """One `table*` for each few tasks, which need the package booktabs; the last one has Borda's points and the notes.
 
-    The best of a column is bold only where it is shown to be better than every other. Published rows are in italics.
+    Scores are ± half a 95 % interval, or have both ends where these differ. The best of a column is bold only where it
+    is shown to be better than every other. Published rows are in italics.
     """
     tasks = columns_of(board.table, columns)
     groups = [tasks[start : start + ACROSS] for start in range(0, len(tasks), ACROSS)]
     published, sources = beside_of(beside, board, tasks)
-    parts = [_tabular(board, rows, some, _under(published, tasks, some), some is groups[-1]) for some in groups]
-    told = [*notes(board.table), *standing_notes(board)]
-    return "\n".join(
-        [
-            "% Made by bench report; needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}.",
-            r"\begin{table*}", r"\centering", r"\small", r"\setlength{\tabcolsep}{4pt}",
-            *_stacked(parts),
-            r"\par\smallskip", r"\begin{minipage}{\textwidth}\footnotesize",
-            *(f"{escaped(note)}.\\par" for note in told),
-            *(rf"\textsuperscript{{{number}}}{escaped(text)}.\par" for number, text in enumerate(sources, 1)),
-            r"\end{minipage}", r"\caption{Test scores with 95\,\% intervals.}", r"\label{tab:leaderboard}",
-            r"\end{table*}", "",
-        ]
-    )  # fmt: skip
+    told = [*notes(board.table), EVEN, *standing_notes(board)]
+    footnotes = [
+        r"\par\smallskip", r"\begin{minipage}{\textwidth}\footnotesize",
+        *(f"{escaped(note)}.\\par" for note in told),
+        *(rf"\textsuperscript{{{number}}}{escaped(text)}.\par" for number, text in enumerate(sources, 1)),
+        r"\end{minipage}",
+    ]  # fmt: skip
+    lines = ["% Made by bench report; needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}."]
+    for place, some in enumerate(groups):
+        last = place == len(groups) - 1
+        lines += [r"\begin{table*}", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"]
+        lines += _tabular(board, rows, some, _under(published, tasks, some), last)
+        lines += footnotes if last else []
+        lines += [r"\caption{Test scores with 95\,\% intervals.}", rf"\label{{tab:leaderboard-{place + 1}}}"]
+        lines += [r"\end{table*}", ""]
+    return "\n".join(lines)
 
 
 def _under(published: Sequence[Beside], tasks: Sequence[str], some: Sequence[str]) -> list[Beside]:
     """The rows that have a score under some of the columns, cut down to these."""
     cut = [(name, [cells[tasks.index(task)] for task in some]) for name, cells in published]
     return [(name, cells) for name, cells in cut if any(cells)]
-
-
-def _stacked(parts: Sequence[list[str]]) -> list[str]:
-    lines = list(parts[0])
-    for part in parts[1:]:
-        lines += [r"\par\medskip", *part]
-    return lines
 
 
 def _tabular(
@@ -115,8 +113,10 @@ def text_of(cell: Cell | None) -> str:
 def _around(cell: Cell, digits: int) -> str:
     if not math.isfinite(cell.low):
         return ""
-    below, above = (f"{abs(end - cell.value):.{digits}f}" for end in (cell.low, cell.high))
-    return rf" \pm {above}" if below == above else rf"^{{+{above}}}_{{-{below}}}"
+    below, above = (abs(end - cell.value) for end in (cell.low, cell.high))
+    if abs(below - above) <= NEARLY * max(below, above):
+        return rf" \pm {max(below, above):.{digits}f}"
+    return rf"^{{+{above:.{digits}f}}}_{{-{below:.{digits}f}}}"
 
 
 def escaped(text: str) -> str:

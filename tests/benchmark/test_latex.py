@@ -31,6 +31,7 @@ def made(tasks: int = 3) -> Board:
     ("change", "text"),
     [
         ({"low": 37.0, "high": 43.0}, r"$40.0 \pm 3.0$"),
+        ({"low": 36.9, "high": 42.7}, r"$40.0 \pm 3.1$"),
         ({"low": 36.0, "high": 43.0}, "$40.0^{+3.0}_{-4.0}$"),
         ({"low": 37.0, "high": 43.0, "best": True}, r"$\mathbf{40.0} \pm 3.0$"),
         ({}, "$40.0$"),
@@ -55,7 +56,8 @@ def test_whatever_would_break_latex_is_escaped() -> None:
 
 def test_tables_are_no_wider_than_a_page_and_rules_are_booktabs() -> None:
     text = latex(made(2 * ACROSS + 1))
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table*}") == 3
+    assert len(set(re.findall(r"\\label\{.*\}", text))) == 3
     for line in text.splitlines():
         assert line.count(" & ") <= ACROSS + 1
     assert r"\hline" not in text
