@@ -125,6 +125,10 @@ def refuse_unlike(first: Sequence[Record], second: Sequence[Record], outcomes: O
 def _compared(first: str, second: str, records: Sequence[Record], outcomes: Outcomes, draws: int) -> Compared:
     judged = judge(records, outcomes, draws)
     columns = [judged.evidence.columns(name) for name in (first, second)]
+    for name, some in zip((first, second), columns, strict=True):
+        if not some:
+            task = records[0].task["name"]
+            raise UserError(f"no seed of {name} was run on every fold of {task}; finish it by the same bench run")
     flips = flips_of(first, second, records, outcomes)
     null = discordance(judged.evidence.sample, columns) if judged.metric in SINGLE else None
     found = difference(judged.found, columns[0], columns[1], null)

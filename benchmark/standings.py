@@ -92,7 +92,7 @@ def _groups(records: Iterable[Record], outcomes: Outcomes) -> dict[str, list[lis
     groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for (_, task), cell in cells.items():
         if all(_usable(record, outcomes) for record in cell):
-            groups[task][test_of(cell)] += cell
+            groups[task][question_of(cell)] += cell
     return {task: list(some.values()) for task, some in groups.items()}
 
 
@@ -103,7 +103,7 @@ def _usable(record: Record, outcomes: Outcomes) -> bool:
         return False
 
 
-def test_of(records: Sequence[Record]) -> str:
+def question_of(records: Sequence[Record]) -> str:
     """What upstreams must have in common to be compared: the task, its test set in each fold, and its protocol."""
     first = records[0]
     folds = sorted({(record.fold or "", record.selection) for record in records})

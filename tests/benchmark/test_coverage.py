@@ -8,10 +8,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmark.comparison import discordance
+from benchmark.comparison import compare, discordance
 from benchmark.estimates import difference, estimate, holm, interval, mcnemar
+from benchmark.records import Record
 from benchmark.samples import Folds, Sample, Shares, Tags, Trials
 from tests.benchmark import worlds
+from tests.benchmark.made import record
 
 Make = Callable[[np.random.Generator], Sample]
 
@@ -90,7 +92,7 @@ def test_minimal_detection_cost() -> None:
     """With a list long enough for it to be told at all: 40 speakers, 16 000 trials."""
     make = partial(worlds.trials, rate="min_dcf", targets=200, others=8000, apart=3.5, by_speaker=0.3, by_pair=0.2)
     truth = long_run(partial(make, speakers=400, targets=45, others=100_000), 10)
-    assert WITHIN[0] <= coverage(make, truth, 200, 120) <= 0.99
+    assert WITHIN[0] <= coverage(make, truth, 200, 120) <= WITHIN[1]
 
 
 def trial_bootstrap(sample: Trials, rng: np.random.Generator, draws: int = 30) -> float:
@@ -191,3 +193,31 @@ def test_a_difference_that_is_there_is_found_the_surer_the_larger_it_is() -> Non
     assert small <= 0.08
     assert 0.35 < middle < 0.85
     assert large > 0.97
+
+
+def test_whole_comparisons_of_equally_good_checkpoints_seldom_conclude_anything() -> None:
+    """From records with outcomes to verdicts: four tasks, three seeds that differ, thirty speakers."""
+    said = 0
+    for number in range(150):
+        records, rows = equal_checkpoints(np.random.default_rng([number, 14]))
+        (pair,) = compare(records, lambda each, rows=rows: rows[each.id])  # type: ignore[misc]
+        said += any(each.verdict != "not resolved" for each in pair.tasks)
+    assert said / 150 <= 0.06
+
+
+def equal_checkpoints(rng: np.random.Generator) -> tuple[dict[str, list[Record]], dict[str, list[dict[str, str]]]]:
+    records: dict[str, list[Record]] = {"a": [], "b": []}
+    rows: dict[str, list[dict[str, str]]] = {}
+    for task in ("one", "two", "three", "four"):
+        hard = np.repeat(rng.normal(0, 0.8, 30), 10) + rng.normal(0, 1, 300)
+        for name, some in records.items():
+            for seed in range(3):
+                right = 1 + rng.normal(0, 0.2) + hard + rng.normal(0, 1, 300) > 0
+                each = record(name, task, seed=seed, test=100 * float(right.mean()), clustered_by="speaker")
+                some.append(each)
+                rows[each.id] = [
+                    {"id": str(clip), "reference": "x", "prediction": "x" if mark else "y", "correct": str(bool(mark)),
+                     "cluster": f"speaker {clip // 10}"}
+                    for clip, mark in enumerate(right)
+                ]  # fmt: skip
+    return records, rows
