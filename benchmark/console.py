@@ -48,12 +48,16 @@ def board_of(folder: Path, records: list[Record]) -> tuple[Board, Outcomes]:
 
 
 def outcomes_of(folder: Path) -> Outcomes:
-    """What gives the outcomes of a record's test split; each file is read once."""
+    """What gives the outcomes of a record's test split; those of one task at a time are kept in memory."""
     from benchmark.records import Results
 
-    results, kept = Results(folder), dict[str, list[dict[str, str]]]()
+    results, kept, at = Results(folder), dict[str, list[dict[str, str]]](), ""
 
     def read(record: Record) -> list[dict[str, str]]:
+        nonlocal at
+        if record.task["name"] != at:
+            kept.clear()
+            at = record.task["name"]
         if record.id not in kept:
             kept[record.id] = results.outcomes(record)
         return kept[record.id]

@@ -46,15 +46,15 @@ def board(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> 
     table = leaderboard(records)
     beaten: dict[tuple[str, str], set[str]] = {}  # of each upstream and task that has a rank
     jobs: dict[str, tuple[float, float]] = {}
-    for groups in _groups(chosen(records, table), outcomes).values():
-        largest = max(groups, key=lambda group: len({record.upstream["name"] for record in group}))
+    for task, some in _by_task(chosen(records, table)).items():
+        groups = _groups(some, outcomes)
+        largest = max(groups, key=lambda group: len({record.upstream["name"] for record in group}), default=None)
         for group in groups:
             judged = judge(group, outcomes, draws)
             ranked = {name: _beaten(judged, name) for name in judged.upstreams} if group is largest else {}
             for name in judged.upstreams:
-                key = name, group[0].task["name"]
-                table[key] = _placed(table[key], judged, name, ranked)
-            beaten |= {(name, group[0].task["name"]): others for name, others in ranked.items()}
+                table[name, task] = _placed(table[name, task], judged, name, ranked)
+            beaten |= {(name, task): others for name, others in ranked.items()}
             jobs |= _of_jobs(group, judged, outcomes, draws)
     return Board(table, *points(table, beaten), jobs)
 
@@ -84,16 +84,23 @@ def judge(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> 
     return Judged(found, estimate(found.sample, draws), records[0].metric, records[0].higher)
 
 
-def _groups(records: Iterable[Record], outcomes: Outcomes) -> dict[str, list[list[Record]]]:
-    """By task, the records of upstreams that were tested on the same clips in the same way; whole ones only."""
-    cells: dict[tuple[str, str], list[Record]] = defaultdict(list)
+def _by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        cells[record.upstream["name"], record.task["name"]].append(record)
-    groups: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for (_, task), cell in cells.items():
+        found[record.task["name"]].append(record)
+    return dict(sorted(found.items()))
+
+
+def _groups(records: Iterable[Record], outcomes: Outcomes) -> list[list[Record]]:
+    """The records of upstreams that were tested on the same clips in the same way; whole ones only."""
+    cells: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        cells[record.upstream["name"]].append(record)
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for cell in cells.values():
         if all(_usable(record, outcomes) for record in cell):
-            groups[task][question_of(cell)] += cell
-    return {task: list(some.values()) for task, some in groups.items()}
+            groups[question_of(cell)] += cell
+    return list(groups.values())
 
 
 def _usable(record: Record, outcomes: Outcomes) -> bool:
