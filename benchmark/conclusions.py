@@ -46,9 +46,9 @@ def chance_of(p: float) -> str:
 
 def sentence(pair: Pair) -> str:
     """What can and what cannot be concluded, in one."""
-    groups: dict[str, list[Compared]] = {"better": [], "worse": [], "not resolved": []}
+    groups: dict[str, list[Compared]] = {"better": [], "worse": [], "not resolved": [], "alone": []}
     for each in pair.tasks:
-        groups[each.verdict].append(each)
+        groups["alone" if _by_itself(each) else each.verdict].append(each)
     parts = []
     if groups["better"]:
         parts.append(f"{pair.first} is better than {pair.second} on {_listed(groups['better'])}")
@@ -58,7 +58,15 @@ def sentence(pair: Pair) -> str:
     if groups["not resolved"]:
         who = "which is better" if parts else f"which of {pair.first} and {pair.second} is better"
         parts.append(f"{who} on {_open(groups['not resolved'])}")
+    if groups["alone"]:
+        told = _listed(groups["alone"])
+        parts.append(f"a difference on {told} would count by itself, but not with all tests of this comparison counted")
     return "; ".join(parts) + _limits(pair)
+
+
+def _by_itself(each: Compared) -> bool:
+    """Whether the interval leaves out zero although the adjusted test says nothing."""
+    return each.verdict == "not resolved" and (each.difference.low > 0 or each.difference.high < 0)
 
 
 def _listed(some: Sequence[Compared]) -> str:

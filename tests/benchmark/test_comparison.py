@@ -163,6 +163,11 @@ def test_the_sentence_says_what_can_and_what_cannot_be_concluded() -> None:
         " of EER); worse on texts (+4.0 [+1.0, +7.0] points of WER); which is better on moods (anything from -2.0 to"
         " +4.0 points of micro-F1 remains possible) cannot be said"
     )
+    lone = compared("accuracy", True, (3, 1, 5), 0.09, task="tongues")
+    assert conclusions.sentence(Pair("mine", "theirs", [tasks[0], lone], [])).endswith(
+        "; a difference on tongues (+3.0 [+1.0, +5.0] points of acc) would count by itself, but not with all tests of"
+        " this comparison counted"
+    )
     one_seed = [tasks[0]._replace(first=tasks[0].first._replace(seeds=1))]
     told = conclusions.sentence(Pair("mine", "theirs", one_seed, []))
     assert told.endswith("; with one seed, how much another would change this is not known")
