@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from benchmark.comparison import compare
+from benchmark.conclusions import sentence
+from benchmark.leaderboard import current
+from benchmark.records import Record, Results
+
 ROOT = Path(__file__).parent.parent
 SOURCE = re.compile(r"<!-- (results/\S+\.md)")  # before each table, the file that it is taken from
 
@@ -29,8 +34,18 @@ def scores(path: Path, source: str = "") -> dict[tuple[str, str, str], str]:
 def test_readme_shows_the_leaderboards_in_results_whole() -> None:
     names = ("results/leaderboard.md", "results/bf16/leaderboard.md")
     produced = {key: cell for name in names for key, cell in scores(ROOT / name, name).items()}
-    assert len(produced) == 166
+    assert len(produced) == 166 + 15 + 2, "and points of 15 and of 2 upstreams"
     assert scores(ROOT / "README.md") == produced
+
+
+def test_readme_tells_what_a_comparison_concludes() -> None:
+    results = Results(ROOT / "results")
+    sides: dict[str, list[Record]] = {"pms_mini": [], "masr_mini": []}
+    for record in current(results.read_all()[0]):
+        if record.layer is None and record.upstream["name"] in sides:
+            sides[record.upstream["name"]].append(record)
+    (pair,) = compare(sides, results.outcomes)
+    assert sentence(pair) in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
 def test_readme_tells_what_became_of_each_claim() -> None:
