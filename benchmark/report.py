@@ -165,7 +165,13 @@ def long(records: Iterable[Record], board: Board) -> pandas.DataFrame:
     """
     import pandas
 
-    return pandas.DataFrame([_flat(record, board) for record in records])
+    every = list(records)
+    rows = [_flat(record, board) for record in every]
+    names = sorted({name for record in every for name in (*record.valid, *record.test)})
+    metrics = [f"{split}_{name}" for split in ("valid", "test") for name in names]
+    fixed = [title for title in (rows[0] if rows else ()) if title not in metrics]
+    place = fixed.index("epoch") if rows else 0  # so that columns do not depend on which task comes first
+    return pandas.DataFrame(rows, columns=[*fixed[:place], *metrics, *fixed[place:]])
 
 
 def _sorted(records: Iterable[Record], table: Table, rows: Sequence[str], columns: Sequence[str]) -> list[Record]:
@@ -211,7 +217,7 @@ def _flat(record: Record, board: Board) -> dict[str, Any]:
         "features": record.features,
     }
     row |= {f"{split}_clips": count for split, count in record.clips.items()}
-    row |= {f"{split}_trials": count for split, count in record.trials.items()}
+    row |= {f"{split}_trials": record.trials.get(split) for split in ("valid", "test")}
     row |= {"skipped": sum(record.skipped.values()), "limit": record.limit}
     row |= {f"{stage}_seconds": value for stage, value in record.seconds.items()}
     row |= {name: record.upstream[name] for name in ("layers", "dim", "hop", "parameters", "precision", "fingerprint")}

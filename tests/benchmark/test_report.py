@@ -193,3 +193,14 @@ def test_the_order_on_disk_is_read_from_the_wide_table(tmp_path: Path) -> None:
     (tmp_path / "leaderboard.csv").write_text("upstream,words accuracy,texts wer\nv,1,2\n")
     assert order_of(tmp_path) == (["v"], ["words", "texts"]), "as older versions wrote it"
     assert order_of(tmp_path / "nowhere") == ([], [])
+
+
+def test_columns_of_the_long_table_do_not_depend_on_which_task_comes_first(tmp_path: Path) -> None:
+    titles = [
+        cells(write(tmp_path, board(records), records, lost, [], order)[-1])[0]
+        for records in (GRID + OTHER, OTHER + GRID)
+        for order in (["words", "texts"], ["texts", "words"])
+    ]
+    assert titles[0] == titles[1] == titles[2] == titles[3]
+    at = titles[0].index("high") + 1
+    assert titles[0][at : at + 5] == ["valid_accuracy", "valid_wer", "test_accuracy", "test_wer", "epoch"]
