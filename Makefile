@@ -72,7 +72,7 @@ results: $(INSTALLED)
 	$(BENCH) run $(DEMO_UPSTREAMS) --home demo/home --results results --workers $(CORES)
 	$(BENCH) run $(DEMO_UPSTREAMS) --suite fsdd --data fsdd=$(FSDD) \
 	  --home demo/home --results results --workers $(CORES)
-	$(BENCH) run dino_mini pms_mini --task tiny_keyword --task tiny_verification --per-layer \
+	$(BENCH) run masr_mini pms_mini --task tiny_keyword --task tiny_verification --per-layer \
 	  --home demo/home --results results --workers $(CORES)
 	$(BENCH) run hf:examples/hubert_tiny@random ssast_mini --precision bf16 --home demo/home --results results/bf16 --workers $(CORES)
 

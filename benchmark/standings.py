@@ -56,7 +56,16 @@ def board(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> 
                 table[name, task] = _placed(table[name, task], judged, name, ranked)
             beaten |= {(name, task): others for name, others in ranked.items()}
             jobs |= _of_jobs(group, judged, outcomes, draws)
-    return Board(table, *points(table, beaten), jobs)
+    return Board(table, *points(table, beaten), jobs, _of_layers(records, outcomes, draws))
+
+
+def _of_layers(records: Sequence[Record], outcomes: Outcomes, draws: int) -> dict[int, Table]:
+    """Tables of the probes of each layer, as if it were all there is."""
+    probes: dict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.layer is not None:
+            probes[record.layer].append(record.model_copy(update={"layer": None}))
+    return {layer: board(some, outcomes, draws).table for layer, some in sorted(probes.items())}
 
 
 def _of_jobs(group: Sequence[Record], judged: Judged, outcomes: Outcomes, draws: int) -> dict[str, tuple[float, float]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from benchmark.leaderboard import Board, Cell, leaderboard
+from benchmark.leaderboard import Board, Cell
 from benchmark.pages import panels, plots
 from benchmark.pages.markup import Markup, breakable, element
 from benchmark.records import Record
@@ -52,15 +52,12 @@ def column(board: Board, records: Iterable[Record], task: str, key: str) -> Colu
     cells = {upstream: cell for (upstream, name), cell in board.table.items() if name == task}
     first = next(iter(cells.values()))
     of_sum: dict[str, list[Record]] = defaultdict(list)
-    of_layer: dict[int, list[Record]] = defaultdict(list)
     for record in records:
         if record.task["name"] == task and record.layer is None:
             of_sum[record.upstream["name"]].append(record)
-        elif record.task["name"] == task and record.layer is not None:
-            of_layer[record.layer].append(record.model_copy(update={"layer": None}))
     ordered = dict(sorted(cells.items(), key=lambda item: (*_merit(item[1]), item[0])))
     title = heading(board.table, task)
-    return Column(task, key, title, first.metric, first.higher, ordered, dict(of_sum), _probes(of_layer))
+    return Column(task, key, title, first.metric, first.higher, ordered, dict(of_sum), _probes(board, task))
 
 
 def _merit(cell: Cell) -> tuple[bool, float]:
@@ -68,12 +65,13 @@ def _merit(cell: Cell) -> tuple[bool, float]:
     return failed, 0.0 if failed else -cell.value if cell.higher else cell.value
 
 
-def _probes(records: Mapping[int, Sequence[Record]]) -> dict[str, dict[int, Cell]]:
-    """By upstream and layer; the learning rate of each layer is chosen on validation, as that of the sum is."""
+def _probes(board: Board, task: str) -> dict[str, dict[int, Cell]]:
+    """By upstream and layer."""
     found: dict[str, dict[int, Cell]] = defaultdict(dict)
-    for layer, group in sorted(records.items()):
-        for (upstream, _), cell in leaderboard(group).items():
-            found[upstream][layer] = cell
+    for layer, table in sorted(board.layers.items()):
+        for (upstream, name), cell in table.items():
+            if name == task:
+                found[upstream][layer] = cell
     return dict(found)
 
 

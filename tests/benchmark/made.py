@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from benchmark.leaderboard import Board
 from benchmark.plan import PROTOCOL
 from benchmark.records import Record
+from benchmark.standings import board
 
 
 def record(
@@ -51,3 +54,12 @@ def record(
         "versions": {"torch": "2"},
     }
     return Record(**(values | fields))
+
+
+def bare(records: Iterable[Record]) -> Board:
+    """The board of records whose outcomes are lost, and so without intervals and ranks."""
+
+    def lost(each: Record) -> list[dict[str, str]]:
+        raise FileNotFoundError(each.id)
+
+    return board(list(records), lost)

@@ -131,9 +131,25 @@ def test_probes_of_single_layers_and_other_learning_rates_have_no_part_in_a_cell
     ]
     own = {each.id for each in world.records}
     world.records += others
+    world.rows["by layer"] = rows([True] * 396 + [False] * 4)
     after = world.board()
     assert told(after) == told(before)
     assert {each.id for each in chosen(world.records, after.table)} == own == set(after.jobs)
+
+
+def test_probes_of_single_layers_have_intervals_of_their_own() -> None:
+    world = World({"one": 0.9, "other": 0.6})
+    for layer, skill in enumerate((0.5, 0.7)):
+        right = np.random.default_rng(layer).random(400) < skill
+        each = record("one", layer=layer, id=f"layer {layer}", test=100 * float(right.mean()), clustered_by="speaker")
+        world.records.append(each)
+        world.rows[each.id] = rows(list(right))
+    found = world.board()
+    cells = [found.layers[layer]["one", "words"] for layer in (0, 1)]
+    assert [cell.value for cell in cells] == [each.test["accuracy"] for each in world.records[-2:]]
+    assert all(cell.low < cell.value < cell.high for cell in cells)
+    assert ("other", "words") not in found.layers[0]
+    assert "layer 0" not in found.jobs
 
 
 def told(found: Board) -> dict[tuple[str, str], list[float | None]]:

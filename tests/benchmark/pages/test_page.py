@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from benchmark.leaderboard import Board, leaderboard
+from benchmark.leaderboard import Board
 from benchmark.pages.page import page
 from benchmark.records import Record
-from tests.benchmark.made import record
+from tests.benchmark.made import bare, record
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -93,11 +93,12 @@ def made() -> list[Record]:
 
 def board(records: list[Record]) -> Board:
     """Intervals made up: a tenth of each score to either side; beta is best on words."""
-    table = leaderboard([each for each in records if each.layer is None])
+    found = bare(records)
+    table = found.table
     for key, cell in table.items():
         placed = cell._replace(low=cell.value * 0.9, high=cell.value * 1.1, unit="speakers", clusters=7, rank=1)
         table[key] = placed._replace(best=key == ("beta", "words"))
-    return Board(table, {name: 2.5 - place for place, name in enumerate(NAMES)}, ["words", "pairs"])
+    return found._replace(borda={name: 2.5 - place for place, name in enumerate(NAMES)}, shared=["words", "pairs"])
 
 
 def outcomes(each: Record) -> Rows:

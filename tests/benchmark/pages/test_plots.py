@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.leaderboard import Board, leaderboard
 from benchmark.pages import panels, plots
 from benchmark.pages.figures import column, cost, layers, rates, scores
 from benchmark.pages.markup import Markup, breakable, element, joined
 from benchmark.records import Record
-from tests.benchmark.made import record
+from tests.benchmark.made import bare, record
 
 
 def parsed(markup: Markup) -> ElementTree.Element:
@@ -136,8 +135,7 @@ def test_dots_and_their_labels_stay_inside(points: list[tuple[float, float]]) ->
 
 
 def task(records: list[Record], name: str = "words"):
-    table = leaderboard([each for each in records if each.layer is None])
-    return column(Board(table, {}, []), records, name, "t0")
+    return column(bare(records), records, name, "t0")
 
 
 def told(upstream: str, test: float, macs: float | None = None, **fields) -> Record:
