@@ -109,8 +109,8 @@ def resampled(resample: Resampler, clusters: int, draws: int, seed: int = 0) -> 
 def interval(found: Estimates, columns: Sequence[int], bounded: bool = True) -> Interval:
     """Of the mean over the seeds of one upstream, by the score method of Wilson (1927).
 
-    bounded: the value cannot exceed 1; else, as for error rates of texts, its variance grows with it. Where nothing
-    varies, as with no error at all, each cluster stands for one clip.
+    bounded: the value cannot exceed 1; else, as for error rates of texts, its variance grows with it. At 0 and 1, where
+    nothing varies, each cluster stands for one clip.
     """
     value = float(found.values[columns].mean())
     clips, seeds, freedom = _parts(found, [(columns, 1.0)])
@@ -125,10 +125,10 @@ def interval(found: Estimates, columns: Sequence[int], bounded: bool = True) -> 
 def _bounds(value: float, variance: float, reach: float, clusters: int, bounded: bool) -> tuple[float, float]:
     """Where (value - x)^2 = reach * variance at x. reach: squared quantile."""
     spread = value * (1 - value) if bounded else value
-    if variance <= 0 or spread <= 0:
-        size, spread, bounded = float(clusters), max(0.0, value * (1 - value)), True
+    if spread > 0:
+        size = spread / max(variance, 1e-30)  # of clips that would tell as much
     else:
-        size = spread / variance
+        size, spread, bounded = float(clusters), 0.0, True
     shrink = 1 + reach / size if bounded else 1.0
     middle = (value + reach / (2 * size)) / shrink
     half = math.sqrt(reach * spread / size + (reach / (2 * size)) ** 2) / shrink

@@ -160,6 +160,12 @@ def test_nothing_wrong_does_not_mean_that_nothing_can_go_wrong() -> None:
     assert 0.05 < without_errors.high < 0.1
 
 
+def test_what_every_cluster_agrees_on_is_sure() -> None:
+    """Such as of a head that always says the same, tested on as many clips of each class by every speaker."""
+    found = interval(estimate(Shares(np.full((1, 6), 5.0), np.full(6, 50.0))), [0])
+    assert (found.low, found.high) == pytest.approx((0.1, 0.1), abs=1e-9)
+
+
 def test_an_error_rate_above_one_has_an_interval() -> None:
     found = interval(estimate(worlds.transcripts(np.random.default_rng(0), rate=1.4)), [0], bounded=False)
     assert 1 < found.low < found.value < found.high
