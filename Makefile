@@ -42,8 +42,8 @@ browser:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
 	  [ -n "$(BROWSER_PATH)" ] && exit 0; \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && { echo "installing chromium for the tests of the page"; \
-	    (apt-get install -qq -y --no-install-recommends chromium || (apt-get update -qq && \
-	     apt-get install -qq -y --no-install-recommends chromium)) > /dev/null 2>&1; }; \
+	    (timeout 300 apt-get install -qq -y --no-install-recommends chromium || (timeout 100 apt-get update -qq && \
+	     timeout 300 apt-get install -qq -y --no-install-recommends chromium)) > /dev/null 2>&1; }; \
 	  command -v chromium || echo "no browser: the tests of the page will be skipped; install chromium to run them"
 
 test-slow: $(INSTALLED)

@@ -74,13 +74,17 @@ def _listed(some: Sequence[Compared]) -> str:
 
 
 def _open(some: Sequence[Compared]) -> str:
-    told = [f"{each.task} (anything from {_range(each)}{_points(each)} remains possible)" for each in some]
+    told = [f"{each.task} ({_possible(each)})" for each in some]
     return f"{_joined(told)} cannot be said"
 
 
-def _range(each: Compared) -> str:
-    digits = digits_of(each.metric)
-    return f"{each.difference.low:+.{digits}f} to {each.difference.high:+.{digits}f}"
+def _possible(each: Compared) -> str:
+    if each.difference.low == each.difference.high == 0:
+        return "nothing differs"
+    if math.isnan(each.difference.low):
+        return "the test data are too few"
+    low, high = (f"{end:+.{digits_of(each.metric)}f}" for end in each.difference[1:3])
+    return f"anything from {low} to {high}{_points(each)} remains possible"
 
 
 def _points(each: Compared) -> str:

@@ -102,7 +102,7 @@ def _tell(pair: Pair, count: int) -> None:
 
     say(f"{pair.first} (first) against {pair.second} (second)")
     draw(conclusions.COLUMNS, [conclusions.row_of(each) for each in pair.tasks])
-    for each in pair.tasks if count else ():
+    for each in (each for each in pair.tasks if count and each.flips.rows):
         say(
             f"{each.task}: {len(each.flips.rows)} answered differently, the {min(count, len(each.flips.rows))} most so:"
         )

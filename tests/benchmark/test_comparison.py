@@ -163,6 +163,12 @@ def test_the_sentence_says_what_can_and_what_cannot_be_concluded() -> None:
         " of EER); worse on texts (+4.0 [+1.0, +7.0] points of WER); which is better on moods (anything from -2.0 to"
         " +4.0 points of micro-F1 remains possible) cannot be said"
     )
+    alike = compared("accuracy", True, (0, 0, 0), 1.0, task="tongues")
+    assert conclusions.sentence(Pair("mine", "theirs", [alike], [])) == (
+        "which of mine and theirs is better on tongues (nothing differs) cannot be said"
+    )
+    unknown = compared("accuracy", True, (3, math.nan, math.nan), math.nan, task="tongues")
+    assert "tongues (the test data are too few) cannot be said" in conclusions.sentence(Pair("m", "t", [unknown], []))
     lone = compared("accuracy", True, (3, 1, 5), 0.09, task="tongues")
     assert conclusions.sentence(Pair("mine", "theirs", [tasks[0], lone], [])).endswith(
         "; a difference on tongues (+3.0 [+1.0, +5.0] points of acc) would count by itself, but not with all tests of"

@@ -52,6 +52,13 @@ def test_accuracy_over_seeds(by_seed: float, noise: float) -> None:
     assert WITHIN[0] <= found <= WITHIN[1]
 
 
+def test_accuracy_over_three_seeds_that_differ_far_more_than_clips_is_a_little_too_sure() -> None:
+    found = coverage(
+        partial(worlds.answers, seeds=3, by_seed=0.6, noise=0.5), worlds.share(by_seed=0.6, noise=0.5), 3000, runs=3
+    )
+    assert 0.90 <= found <= 0.94
+
+
 def test_accuracy_of_one_seed_is_too_sure_where_seeds_differ() -> None:
     """Which is why the tables say of what there is one seed alone."""
     assert coverage(partial(worlds.answers, by_seed=0.3), worlds.share(by_seed=0.3), 1000) < 0.9
