@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.estimates import Interval
 from benchmark.samples import ranking
 
 DRAWS = 10_000  # of the bootstrap
@@ -110,22 +111,6 @@ class Trials(NamedTuple):
         return np.concatenate(parts).reshape(-1, *self.scores.shape[:3]).mean(-1)
 
 
-class Interval(NamedTuple):
-    """A value with its 95 % confidence interval, and the standard errors by clips and by seeds (NaN with one seed)."""
-
-    value: float
-    low: float
-    high: float
-    clips: float
-    seeds: float
-
-    @property
-    def verdict(self) -> str:
-        """Whether the first system is shown to be better than the second, or the opposite is, or neither."""
-        word = "shown" if self.low > 0 else "opposite" if self.high < 0 else "not resolved"
-        return f"{word} for one seed" if math.isnan(self.seeds) and word != "not resolved" else word
-
-
 class Drawn(NamedTuple):
     """Values (2, K, T) by system, seed and task, those of each draw (R, 2, K, T), and the clusters of each task."""
 
@@ -137,6 +122,12 @@ class Drawn(NamedTuple):
         """Those of some tasks."""
         some = list(tasks)
         return Drawn(self.points[..., some], self.draws[..., some], tuple(self.clusters[task] for task in some))
+
+
+def word_of(found: Interval) -> str:
+    """Whether the first system is shown to be better than the second, or the opposite is, or neither."""
+    word = "shown" if found.low > 0 else "opposite" if found.high < 0 else "not resolved"
+    return f"{word} for one seed" if math.isnan(found.seeds) and word != "not resolved" else word
 
 
 def difference(first: Floats, second: Floats) -> Floats:

@@ -15,8 +15,9 @@ from benchmark.arms import ARMS, FLOOR, TASKS, Claim
 from benchmark.claim_notes import notes, steps_of
 from benchmark.claims import SIZE, Plan
 from benchmark.confusions import KINDS, matrix
-from benchmark.contrast import Drawn, Interval, difference, draw, fewer, gain, interval, reduction
+from benchmark.contrast import Drawn, difference, draw, fewer, gain, interval, reduction, word_of
 from benchmark.errors import UserError
+from benchmark.estimates import Interval
 from benchmark.files import write_text
 from benchmark.markdown import table
 from benchmark.plan import Setup
@@ -53,7 +54,7 @@ class Verdict(NamedTuple):
     @property
     def word(self) -> str:
         """That of the main row."""
-        return self.main.interval.verdict
+        return word_of(self.main.interval)
 
 
 class Confusion(NamedTuple):
@@ -211,7 +212,7 @@ def cells(verdict: Verdict) -> list[list[str]]:
     """The rows of a claim as they are shown, under COLUMNS."""
     start = [title_of(verdict.claim), verdict.claim.regime]
     return [
-        [*start, arrowed(row), f"{row.first:.1f}", f"{row.second:.1f}", text_of(row), row.interval.verdict]
+        [*start, arrowed(row), f"{row.first:.1f}", f"{row.second:.1f}", text_of(row), word_of(row.interval)]
         for row in verdict.rows
     ]
 
@@ -279,7 +280,7 @@ def write(folder: Path, findings: Findings) -> list[Path]:
         for row in verdict.rows:
             numbers = [f"{number:.4f}" for number in (row.first, row.second, *row.interval)]
             whose = [claim.first, claim.second, claim.regime, row.task, row.metric]
-            writer.writerow([*whose, *numbers, row.interval.verdict, claim.paper])
+            writer.writerow([*whose, *numbers, word_of(row.interval), claim.paper])
     paths = [folder / "claims.md", folder / "claims.csv"]
     write_text(paths[0], markdown(findings))
     write_text(paths[1], text.getvalue())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmark import answers, confusions, verdicts
+from benchmark.contrast import word_of
 from tests.benchmark.claimed import single
 
 LANGUAGES = ("cmn", "de", "en-us", "es", "fi", "fr", "hi", "ru", "sw", "tr")
@@ -48,7 +49,7 @@ def test_confusions_of_related_languages_are_counted_apart_from_others() -> None
     kin = [row for row in rows if row["reference"] in ("de", "en-us", "es", "fr", "hi", "ru")]
     wrong = [row["prediction"] not in (row["reference"], "fi") for row in kin]
     assert family.second == pytest.approx(100 * fmean(wrong))
-    assert (verdict.word, outside.interval.verdict) == ("shown for one seed", "not resolved")
+    assert (verdict.word, word_of(outside.interval)) == ("shown for one seed", "not resolved")
     assert "frozen, tiny_language: taken for another of its branch: +" in verdicts.sentence(verdict)
     assert verdicts.cells(verdict)[0][2] == "tiny_language: taken for another of its branch ↓"
 

@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmark.contrast import Clips, Interval, Trials, difference, draw, fewer, gain, interval, reduction
+from benchmark.contrast import Clips, Trials, difference, draw, fewer, gain, interval, reduction, word_of
+from benchmark.estimates import Interval
 from downstreams.metrics import eer
 
 
@@ -108,17 +109,17 @@ def test_with_one_seed_only_the_clips_count() -> None:
 
 def test_an_interval_that_cannot_be_had_shows_nothing() -> None:
     one_speaker = Clips(["a"] * 5, np.stack([np.ones((2, 5)), np.zeros((2, 5))]))
-    assert interval(draw([one_speaker], draws=50), difference).verdict == "not resolved"
+    assert word_of(interval(draw([one_speaker], draws=50), difference)) == "not resolved"
     never_right = Clips(list("abcde"), np.stack([np.ones((2, 5)), np.zeros((2, 5))]))
-    assert interval(draw([never_right], draws=50), gain).verdict == "not resolved"
+    assert word_of(interval(draw([never_right], draws=50), gain)) == "not resolved"
 
 
 def test_the_interval_decides() -> None:
-    assert Interval(1.0, 0.1, 1.9, 0.1, 0.1).verdict == "shown"
-    assert Interval(1.0, -0.1, 2.1, 0.1, 0.1).verdict == "not resolved"
-    assert Interval(-1.0, -1.9, -0.1, 0.1, 0.1).verdict == "opposite"
-    assert Interval(1.0, 0.1, 1.9, 0.1, math.nan).verdict == "shown for one seed"
-    assert Interval(1.0, -0.1, 2.1, 0.1, math.nan).verdict == "not resolved"
+    assert word_of(Interval(1.0, 0.1, 1.9, 0.1, 0.1)) == "shown"
+    assert word_of(Interval(1.0, -0.1, 2.1, 0.1, 0.1)) == "not resolved"
+    assert word_of(Interval(-1.0, -1.9, -0.1, 0.1, 0.1)) == "opposite"
+    assert word_of(Interval(1.0, 0.1, 1.9, 0.1, math.nan)) == "shown for one seed"
+    assert word_of(Interval(1.0, -0.1, 2.1, 0.1, math.nan)) == "not resolved"
 
 
 def test_systems_that_answer_alike_differ_by_nothing(two_tasks: list[Clips]) -> None:
