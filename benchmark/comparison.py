@@ -12,7 +12,7 @@ from benchmark.evidence import Outcomes, evidence, scale_of
 from benchmark.flips import Flips, flips_of
 from benchmark.leaderboard import leaderboard
 from benchmark.records import Record
-from benchmark.samples import Folds, Sample, Shares
+from benchmark.samples import Shares
 from benchmark.standings import Judged, chosen, judge
 
 LEVEL = 0.05  # of all tests together
@@ -48,10 +48,16 @@ class Compared(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Of the first: "better" or "worse" where the adjusted test says so, else "not resolved"."""
+        """Of the first: "better" or "worse" where the adjusted test says so, be it of one seed, else "not resolved"."""
         if not self.adjusted < LEVEL or self.difference.value == 0:
             return "not resolved"
-        return "better" if (self.difference.value > 0) == self.higher else "worse"
+        word = "better" if (self.difference.value > 0) == self.higher else "worse"
+        return f"{word}, for one seed" if self.one_seed else word
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether neither was run with several, so that nothing tells how much another would change."""
+        return self.first.seeds == self.second.seeds == 1
 
 
 class Pair(NamedTuple):
@@ -113,7 +119,9 @@ def refuse_unlike(first: Sequence[Record], second: Sequence[Record], outcomes: O
             raise UserError(f"{where}: their protocols differ in {what}, {mine} and {theirs}; run both in the same way")
     for name, side in ((one.upstream["name"], first), (other.upstream["name"], second)):
         if any(record.test.get(record.metric) is None for record in side):
-            raise UserError(f"{where}: {name} has no score there, as its training diverged; leave the task out")
+            raise UserError(
+                f"{where}: {name} has no score there: it diverged, or nothing could be scored; leave the task out"
+            )
     if {(each.fold, each.selection) for each in first} != {(each.fold, each.selection) for each in second}:
         evidence([*first, *second], outcomes)  # names a clip, where the clips tested are not the same
         raise UserError(
@@ -130,28 +138,16 @@ def _compared(first: str, second: str, records: Sequence[Record], outcomes: Outc
             task = records[0].task["name"]
             raise UserError(f"no seed of {name} was run on every fold of {task}; finish it by the same bench run")
     flips = flips_of(first, second, records, outcomes)
-    null = discordance(judged.evidence.sample, columns) if judged.metric in SINGLE else None
-    found = difference(judged.found, columns[0], columns[1], null)
-    exact = null is not None and _exact(judged, columns)
+    found = difference(judged.found, columns[0], columns[1])
+    exact = judged.metric in SINGLE and _exact(judged, columns)
     p = mcnemar(round(flips.gained), round(flips.lost)) if exact else found.p
     trained = records[0].lr is not None
     sides = [Side(judged.interval(some), len(some) if trained else 0) for some in columns]
     return Compared(
         task=records[0].task["name"], metric=judged.metric, higher=judged.higher, first=sides[0], second=sides[1],
-        difference=found.interval.scaled(scale_of(judged.metric)), test=_test(judged, null is not None, exact), p=p,
+        difference=found.interval.scaled(scale_of(judged.metric)), test=_test(judged, exact), p=p,
         adjusted=math.nan, flips=flips, unit=judged.evidence.unit, clusters=judged.found.clusters,
     )  # fmt: skip
-
-
-def discordance(sample: Sample, columns: Sequence[Sequence[int]]) -> float | None:
-    """Variance of a difference of shares if both are equally good: McNemar's, with clusters (Obuchowski, 1998)."""
-    if isinstance(sample, Folds):
-        parts = [discordance(part, columns) for part in sample.parts]
-        return None if None in parts else sum(part or 0.0 for part in parts) / len(parts) ** 2
-    if not isinstance(sample, Shares):
-        return None
-    first, second = (sample.marks[some].mean(0) for some in columns)
-    return float(((first - second) ** 2).sum() / sample.sizes.sum() ** 2)
 
 
 def _exact(judged: Judged, columns: Sequence[Sequence[int]]) -> bool:
@@ -161,7 +157,9 @@ def _exact(judged: Judged, columns: Sequence[Sequence[int]]) -> bool:
     return single and all(len(some) == 1 for some in columns)
 
 
-def _test(judged: Judged, shares: bool, exact: bool) -> str:
+def _test(judged: Judged, exact: bool) -> str:
+    """Over clusters, McNemar's statistic is a t test of their sums of discordant pairs."""
     if exact:
         return "McNemar, exact"
-    return f"McNemar over {judged.evidence.unit}" if shares else f"paired bootstrap over {judged.evidence.unit}"
+    kind = "McNemar" if judged.metric in SINGLE else "paired bootstrap"
+    return f"{kind} over {judged.evidence.unit}"

@@ -48,7 +48,7 @@ def sentence(pair: Pair) -> str:
     """What can and what cannot be concluded, in one."""
     groups: dict[str, list[Compared]] = {"better": [], "worse": [], "not resolved": [], "alone": []}
     for each in pair.tasks:
-        groups["alone" if _by_itself(each) else each.verdict].append(each)
+        groups["alone" if _by_itself(each) else each.verdict.partition(",")[0]].append(each)
     parts = []
     if groups["better"]:
         parts.append(f"{pair.first} is better than {pair.second} on {_listed(groups['better'])}")
@@ -65,12 +65,13 @@ def sentence(pair: Pair) -> str:
 
 
 def _by_itself(each: Compared) -> bool:
-    """Whether the interval leaves out zero although the adjusted test says nothing."""
-    return each.verdict == "not resolved" and (each.difference.low > 0 or each.difference.high < 0)
+    """Whether the test says something that it does not say once adjusted."""
+    return each.verdict == "not resolved" and each.p < LEVEL
 
 
 def _listed(some: Sequence[Compared]) -> str:
-    return _joined([f"{each.task} ({between(each)}{_points(each)})" for each in some])
+    alone = {True: ", for one seed", False: ""}
+    return _joined([f"{each.task} ({between(each)}{_points(each)}{alone[each.one_seed]})" for each in some])
 
 
 def _open(some: Sequence[Compared]) -> str:
@@ -114,7 +115,7 @@ def notes(pairs: Iterable[Pair]) -> list[str]:
     alone = [f"{', '.join(pair.alone)}: only {pair.first} or {pair.second} was run" for pair in pairs if pair.alone]
     return [
         f"p by {'; '.join(told)}", f"resampled: {', '.join(sorted(sizes))}",
-        f"p (Holm): adjusted for {len(every)} tests; a verdict needs less than {LEVEL:g}; intervals are 95 % each",
+        f"p (Holm): adjusted for all tests here, {len(every)}; a verdict needs less than {LEVEL:g}; intervals are 95 %",
         "better / worse on: clips or trials that the first answers better or worse, mean over pairs of seeds",
         *(f"left out: {told}" for told in alone),
     ]  # fmt: skip

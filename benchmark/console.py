@@ -41,8 +41,8 @@ def board_of(folder: Path, records: list[Record]) -> tuple[Board, Outcomes]:
     lost = sum(math.isnan(cell.low) and not math.isnan(cell.value) for cell in found.table.values())
     if lost:
         warn(
-            f"{lost} cells have no interval, as outcomes in {folder / 'runs'} (JOB.outcomes.csv.gz) are missing, or all"
-            " clips depend on each other"
+            f"cells without an interval: {lost}; their outcomes in {folder / 'runs'} (JOB.outcomes.csv.gz) are missing"
+            " or damaged, a seed lacks a fold, or their clips all depend on each other"
         )
     return found, outcomes
 

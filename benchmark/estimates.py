@@ -17,20 +17,23 @@ import numpy as np
 from benchmark.samples import Floats, Resampler, Sample, Shares, Trials
 
 DRAWS = 10_000  # of the bootstrap
+FEWEST = 1.05  # clusters of equal size, below which nothing can be told
+NOTHING = 1e-18  # a variance that is rounding alone
 TOGETHER = 250  # draws that are made at once, so that they stay near the processor
 
 
 class Estimates(NamedTuple):
     """Values (M,) of runs; their covariance (M, M) over test data; what of it is too much, see `Trials.excess`.
 
-    clusters: how many were resampled. bias: (M,) by how much draws lie beside the values, where that tells how much
-    these lie beside what more data would give; else 0.
+    clusters: how many were resampled, and effective: how many of equal size would tell as much. bias: (M,) by how much
+    draws lie beside the values, where that tells how much these lie beside what more data would give; else 0.
     """
 
     values: Floats
     covariance: Floats
     excess: Floats
     clusters: int
+    effective: float
     bias: Floats
 
     def variance(self, weights: Floats) -> float:
@@ -76,21 +79,28 @@ class Difference(NamedTuple):
 
 
 def estimate(sample: Sample, draws: int = DRAWS, seed: int = 0) -> Estimates:
-    """Values and covariance of the runs of a sample, by closed form for shares of clips, else by so many draws."""
-    values, clusters = sample.values(), sample.size
+    """Values and covariance of the runs of a sample, by closed form for shares of clips, else by so many draws.
+
+    Both fall short by a factor of (n - 1) / n with n clusters of equal size; where sizes differ, n is the number of
+    equal ones that would tell as much (Kish, 1965).
+    """
+    values, clusters, counts = sample.values(), sample.size, sample.counts()
+    effective = float(counts.sum() ** 2 / (counts**2).sum()) if counts.any() else 0.0
     none, nothing = np.zeros((len(values), len(values))), np.zeros(len(values))
-    if clusters < 2:
-        return Estimates(values, none * math.nan, none, clusters, nothing)
-    if isinstance(sample, Shares):
-        return Estimates(values, sample.covariance(), none, clusters, nothing)
+    unknown = Estimates(values, none * math.nan, none, clusters, effective, nothing)
+    if effective < FEWEST:
+        return unknown
+    if isinstance(sample, Shares) and sample.closed:
+        covariance = sample.covariance() * effective / (effective - 1)
+        return Estimates(values, covariance, none, clusters, effective, nothing)
     found = resampled(sample.resampler(), clusters, draws, seed)
     found = found[np.isfinite(found).all(1)]
     if len(found) < draws / 2:  # such as trials of both kinds by two speakers
-        return Estimates(values, none * math.nan, none, clusters, nothing)
-    covariance = np.atleast_2d(np.cov(found, rowvar=False)) * clusters / (clusters - 1)
+        return unknown
+    covariance = np.atleast_2d(np.cov(found, rowvar=False)) * effective / (effective - 1)
     excess = sample.excess(found.std(0)) if isinstance(sample, Trials) else none
     bias = (found.mean(0) - values) * sample.optimistic
-    return Estimates(values, covariance + np.outer(bias, bias), excess, clusters, bias)
+    return Estimates(values, covariance + np.outer(bias, bias), excess, clusters, effective, bias)
 
 
 def resampled(resample: Resampler, clusters: int, draws: int, seed: int = 0) -> Floats:
@@ -125,38 +135,44 @@ def interval(found: Estimates, columns: Sequence[int], bounded: bool = True) -> 
 def _bounds(value: float, variance: float, reach: float, clusters: int, bounded: bool) -> tuple[float, float]:
     """Where (value - x)^2 = reach * variance at x. reach: squared quantile."""
     spread = value * (1 - value) if bounded else value
-    if spread > 0:
-        size = spread / max(variance, 1e-30)  # of clips that would tell as much
+    if variance > NOTHING and spread > 0:
+        size = spread / variance  # of clips that would tell as much
     else:
-        size, spread, bounded = float(clusters), 0.0, True
+        size, spread, bounded = float(clusters), max(0.0, value * (1 - value)), True
     shrink = 1 + reach / size if bounded else 1.0
     middle = (value + reach / (2 * size)) / shrink
     half = math.sqrt(reach * spread / size + (reach / (2 * size)) ** 2) / shrink
     return float(max(0.0, middle - half)), float(middle + half)
 
 
-def difference(found: Estimates, first: Sequence[int], second: Sequence[int], null: float | None = None) -> Difference:
+def difference(found: Estimates, first: Sequence[int], second: Sequence[int]) -> Difference:
     """How much more the first has than the second, means over their seeds, with a t test.
 
-    null: variance over test data that the test takes, instead of that of the interval.
+    Where every cluster tells the same, it is a test of their signs.
     """
-    groups = [(first, 1.0), (second, -1.0)]
-    clips, seeds, freedom = _parts(found, groups)
-    known = 0.0 if math.isnan(seeds) else seeds
+    clips, seeds, freedom = _parts(found, [(first, 1.0), (second, -1.0)])
     value = float(found.values[first].mean() - found.values[second].mean())
-    half = quantile(freedom) * math.sqrt(clips + known)
+    total = clips + (0.0 if math.isnan(seeds) else seeds)
+    if total <= NOTHING and abs(value) > 1e-12:
+        other = 1 - 0.025 ** (1 / found.clusters)  # at most this share of clusters may tell the opposite
+        half, p = 2 * other * abs(value), 2.0 ** (1 - found.clusters)
+    else:
+        half, p = quantile(freedom) * math.sqrt(total), chance(value, total, freedom)
     told = Interval(value, value - half, value + half, math.sqrt(clips), math.sqrt(seeds))
-    return Difference(told, chance(value, (clips if null is None else null) + known, freedom), freedom)
+    return Difference(told, p, freedom)
 
 
 def chance(value: float, variance: float, freedom: float) -> float:
-    """Probability of a value as far from zero or farther, by a t distribution; NaN where the variance is not known."""
+    """Probability of a value as far from zero or farther, by a t distribution; NaN where the variance is not known.
+
+    1 where nothing varies, which the value then does not either.
+    """
     from scipy.special import stdtr
 
     if math.isnan(variance):
         return math.nan
-    if variance <= 0:
-        return 1.0 if value == 0 else 0.0
+    if variance <= NOTHING:
+        return 1.0
     return float(2 * stdtr(freedom, -abs(value) / math.sqrt(variance)))
 
 
@@ -166,13 +182,19 @@ def _parts(found: Estimates, groups: Sequence[tuple[Sequence[int], float]]) -> t
     for columns, sign in groups:
         weights[columns] = sign / len(columns)
     clips = found.variance(weights)
-    each = [(*found.seed_variance(columns), len(columns) - 1) for columns, _ in groups if len(columns) > 1]
-    seeds = sum(variance for variance, _, _ in each)
-    parts = [(clips, found.clusters - 1), *((whole, freedom) for _, whole, freedom in each)]
-    # A spread over few seeds is known so badly that all of it counts here, also what is put down to the test clips.
-    weighed = sum(variance**2 / freedom for variance, freedom in parts if freedom)
-    freedom = (clips + seeds) ** 2 / weighed if weighed > 0 else float(max(1, found.clusters - 1))
-    return clips, seeds if each else math.nan, freedom
+    several = [columns for columns, _ in groups if len(columns) > 1]
+    single = len(groups) - len(several)
+    parts, seeds = [(clips, found.effective - 1)], 0.0
+    for columns in several:
+        left, whole = found.seed_variance(columns)
+        if single:  # its seed is taken to differ as those of the other one do, all luck included: there is no telling
+            left = whole = whole * (1 + len(columns) * single / len(several))
+        seeds += left
+        # A spread over few seeds is known so badly that all of it counts here, also what is put down to the test clips.
+        parts.append((whole, len(columns) - 1))
+    weighed = sum(variance**2 / freedom for variance, freedom in parts if freedom > 0)
+    freedom = (clips + seeds) ** 2 / weighed if weighed > 0 else max(1.0, found.effective - 1)
+    return clips, seeds if several else math.nan, freedom
 
 
 def quantile(freedom: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -65,14 +66,15 @@ def evidence(records: Iterable[Record], outcomes: Outcomes) -> Evidence:
     parts = [_sample(first, each, index) for each in answered]
     for fold, (sample, _) in zip(some, parts, strict=True):
         _refuse_contradictions(fold, sample.values() * scale_of(first.metric))
-    return Evidence(runs, _together(parts, len(names)), unit_of(first))
+    return Evidence(runs, _together(parts, len(names)), unit_of(record for fold in some for record in fold))
 
 
-def unit_of(record: Record) -> str:
+def unit_of(records: Iterable[Record]) -> str:
     """What is resampled."""
-    if record.clustered_by is not None and record.trials:
-        return "speakers"
-    return UNITS.get(record.clustered_by, f"values of {record.clustered_by}")
+    known = next((record for record in records if record.clustered_by is not None), None)
+    if known is None:
+        return UNITS[None]
+    return "speakers" if known.trials else UNITS.get(known.clustered_by, f"values of {known.clustered_by}")
 
 
 def scale_of(metric: str) -> float:
@@ -86,9 +88,28 @@ def _answers(records: Sequence[Record], outcomes: Outcomes) -> Answers:
     for record, some in zip(records, keys, strict=True):
         if some != keys[0]:
             raise UserError(f"{_pair(records[0], record)} were tested on different clips: {_odd(keys[0], some)}")
+    if not keys[0]:
+        raise UserError(f"the outcomes of {_pair(records[0], records[-1])} are empty; delete them and run it again")
+    if "enroll" not in rows[0][0] and len(set(keys[0])) < len(keys[0]):
+        twice = next(key for key, count in Counter(keys[0]).items() if count > 1)
+        raise UserError(f"the outcomes of {_pair(records[0], records[-1])} hold {twice[0]!r} twice; run it again")
     _same_truth(records, rows)
     sides = ("enroll", "test") if "enroll" in rows[0][0] else ("",)
-    return Answers(rows[0], rows, tuple([_cluster(row, side) for row in rows[0]] for side in sides))
+    return Answers(rows[0], rows, tuple(_clusters(records, rows, side) for side in sides))
+
+
+def _clusters(records: Sequence[Record], rows: Sequence[Sequence[Row]], side: str) -> list[str]:
+    """As those outcomes tell that do; older ones do not, and if none does each clip stands for itself."""
+    column = f"{side}_cluster" if side else "cluster"
+    told = [
+        (record, [row[column] for row in some]) for record, some in zip(records, rows, strict=True) if column in some[0]
+    ]
+    for record, names in told:
+        if names != told[0][1]:
+            raise UserError(
+                f"{_pair(told[0][0], record)} do not agree on which clips depend on each other; run both again"
+            )
+    return told[0][1] if told else [f"clip {row[side or 'id']}" for row in rows[0]]
 
 
 def _same_truth(records: Sequence[Record], rows: Sequence[Sequence[Row]]) -> None:
@@ -110,7 +131,7 @@ def _refuse_contradictions(records: Sequence[Record], values: Iterable[float]) -
     """Raise UserError where outcomes do not give the score of their record."""
     for record, value in zip(records, values, strict=True):
         told = record.test[record.metric]
-        if told is None or abs(told - value) > 1e-6:
+        if told is None or not abs(told - value) <= 1e-6:
             whose = f"record {record.id} of {record.upstream['name']} on {record.task['name']}"
             raise UserError(
                 f"{whose} says {record.metric} {told}, but its outcomes give {value:.6g}; delete both and run it again"
@@ -129,11 +150,6 @@ def key_of(row: Row) -> Key:
     return (row["enroll"], row["test"]) if "enroll" in row else (row["id"],)
 
 
-def _cluster(row: Row, side: str) -> str:
-    """Older outcomes do not tell: then each clip stands for itself."""
-    return row.get(f"{side}_cluster" if side else "cluster") or f"clip {row[side or 'id']}"
-
-
 def _together(parts: Sequence[tuple[Sample, Integers]], size: int) -> Sample:
     if len(parts) == 1:
         return parts[0][0]
@@ -145,7 +161,13 @@ def _sample(record: Record, answers: Answers, index: Mapping[str, int]) -> tuple
     places = [np.array([index[name] for name in side]) for side in answers.clusters]
     own, flat = np.unique(np.concatenate(places), return_inverse=True)
     sides = np.split(flat, len(places))
-    return KINDS[record.metric](answers, sides, len(own)), own
+    try:
+        return KINDS[record.metric](answers, sides, len(own)), own
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"outcomes of {record.task['name']} do not hold what {record.metric} needs ({error}), those of"
+            f" {record.upstream['name']} or of another upstream; delete them with their records and run it again"
+        ) from error
 
 
 def _trials(rate: Any) -> Callable[[Answers, list[Integers], int], Sample]:
@@ -165,7 +187,7 @@ def _right(answers: Answers, sides: list[Integers], size: int) -> Sample:
 def _edits(unit: str) -> Callable[[Answers, list[Integers], int], Sample]:
     def build(answers: Answers, sides: list[Integers], size: int) -> Sample:
         marks = [[errors_of(row, unit) for row in rows] for rows in answers.rows]
-        return _shares(marks, [length_of(row, unit) for row in answers.first], sides[0], size)
+        return _shares(marks, [length_of(row, unit) for row in answers.first], sides[0], size)._replace(closed=False)
 
     return build
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,13 @@ class Results:
 
 
 def outcomes_beside(path: Path) -> list[dict[str, str]]:
-    """The outcomes that lie beside a record; raises FileNotFoundError where there are none."""
-    with gzip.open(path.with_suffix(".outcomes.csv.gz"), "rt", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """The outcomes that lie beside a record; raises OSError where there are none, or they are damaged."""
+    place = path.with_suffix(".outcomes.csv.gz")
+    try:
+        with gzip.open(place, "rt", encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise OSError(errno.EIO, "damaged", str(place)) from error
 
 
 def load(path: Path) -> Record | None:

@@ -30,6 +30,9 @@ class Sample(Protocol):
     def size(self) -> int:
         """J, the number of clusters."""
 
+    def counts(self) -> Floats:
+        """How much each cluster counts (J,)."""
+
     @property
     def optimistic(self) -> bool:
         """Whether values are better than with more data, as a minimum over thresholds is."""
@@ -44,11 +47,12 @@ class Sample(Protocol):
 class Shares(NamedTuple):
     """Marks over sizes, both summed: the share of clips that are right, or the errors of texts by their words.
 
-    marks: (M, J) sums over the clips of each cluster. sizes: (J,).
+    marks: (M, J) sums over the clips of each cluster. sizes: (J,). closed: the closed form of the covariance is taken.
     """
 
     marks: Floats
     sizes: Floats
+    closed: bool = True
 
     @property
     def size(self) -> int:
@@ -75,9 +79,13 @@ class Shares(NamedTuple):
         return resample
 
     def covariance(self) -> Floats:
-        """Of the values (M, M), in closed form: that of a ratio by its residuals in each cluster (Cochran, 1977)."""
+        """Of the values (M, M), as J grows, in closed form: by the residuals in each cluster (Cochran, 1977)."""
         residuals = (self.marks - self.values()[:, None] * self.sizes) / self.sizes.sum()
-        return np.asarray(residuals @ residuals.T * self.size / (self.size - 1))
+        return np.asarray(residuals @ residuals.T)
+
+    def counts(self) -> Floats:
+        """See `Sample`."""
+        return self.sizes
 
 
 class Classes(NamedTuple):
@@ -93,6 +101,10 @@ class Classes(NamedTuple):
     said: Integers
     classes: int
     average: Literal["macro_f1", "uar"]
+
+    def counts(self) -> Floats:
+        """See `Sample`."""
+        return np.bincount(self.places, minlength=self.size).astype(np.float64)
 
     @property
     def optimistic(self) -> bool:
@@ -138,6 +150,10 @@ class Tags(NamedTuple):
     size: int
     truth: Booleans
     scores: Floats
+
+    def counts(self) -> Floats:
+        """See `Sample`."""
+        return np.bincount(self.places, minlength=self.size).astype(np.float64)
 
     @property
     def optimistic(self) -> bool:
@@ -206,6 +222,11 @@ class Trials(NamedTuple):
     truth: Booleans
     scores: Floats
     rate: Literal["eer", "min_dcf"]
+
+    def counts(self) -> Floats:
+        """See `Sample`."""
+        sides = np.concatenate([self.enroll, self.test])
+        return np.bincount(sides, minlength=self.size).astype(np.float64)
 
     @property
     def optimistic(self) -> bool:
@@ -333,6 +354,13 @@ class Folds(NamedTuple):
     parts: Sequence[Sample]
     own: Sequence[Integers]
     size: int
+
+    def counts(self) -> Floats:
+        """See `Sample`."""
+        total = np.zeros(self.size)
+        for part, own in zip(self.parts, self.own, strict=True):
+            total[own] += part.counts() / part.counts().sum()
+        return total
 
     @property
     def optimistic(self) -> bool:

@@ -33,9 +33,9 @@ class Judged(NamedTuple):
         return told.scaled(scale_of(self.metric))
 
     def better(self, first: str, second: str) -> bool:
-        """Whether the interval of their paired difference is in favour of the first."""
-        told = difference(self.found, self.evidence.columns(first), self.evidence.columns(second)).interval
-        return told.low > 0 if self.higher else told.high < 0
+        """Whether the paired difference is in favour of the first, and its 95 % interval leaves out zero."""
+        told = difference(self.found, self.evidence.columns(first), self.evidence.columns(second))
+        return told.p < 0.05 and (told.interval.value > 0) == self.higher
 
 
 def board(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> Board:
@@ -107,7 +107,8 @@ def _groups(records: Iterable[Record], outcomes: Outcomes) -> list[list[Record]]
         cells[record.upstream["name"]].append(record)
     groups: dict[str, list[Record]] = defaultdict(list)
     for cell in cells.values():
-        if all(_usable(record, outcomes) for record in cell):
+        whole = len(cell) == len({record.fold for record in cell}) * len({record.seed for record in cell})
+        if whole and all(_usable(record, outcomes) for record in cell):
             groups[question_of(cell)] += cell
     return list(groups.values())
 

@@ -78,7 +78,13 @@ def _sides(
 
     def outcomes(record: Record) -> Sequence[Row]:
         folder = owners[record.upstream["name"]]
-        return sources[folder](originals[folder, record.id])
+        try:
+            return sources[folder](originals[folder, record.id])
+        except OSError as error:
+            raise UserError(
+                f"the outcomes of {record.upstream['name']} on {record.task['name']} ({record.id}.outcomes.csv.gz in"
+                f" {folder / 'runs'}) are missing or damaged; delete the record beside them and run it again"
+            ) from error
 
     return sides, outcomes
 

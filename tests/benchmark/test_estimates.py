@@ -160,10 +160,36 @@ def test_nothing_wrong_does_not_mean_that_nothing_can_go_wrong() -> None:
     assert 0.05 < without_errors.high < 0.1
 
 
-def test_what_every_cluster_agrees_on_is_sure() -> None:
-    """Such as of a head that always says the same, tested on as many clips of each class by every speaker."""
-    found = interval(estimate(Shares(np.full((1, 6), 5.0), np.full(6, 50.0))), [0])
-    assert (found.low, found.high) == pytest.approx((0.1, 0.1), abs=1e-9)
+def test_what_all_clusters_agree_on_is_as_sure_as_one_clip_of_each_would_make_it() -> None:
+    few, many = (estimate(Shares(np.full((1, size), 5.0), np.full(size, 50.0))) for size in (6, 600))
+    wilson = stats.binomtest(60, 600).proportion_ci(method="wilson")
+    assert interval(few, [0]).high > 0.4
+    assert (interval(many, [0]).low, interval(many, [0]).high) == pytest.approx((wilson.low, wilson.high), abs=1e-3)
+
+
+@pytest.mark.parametrize(("clusters", "p"), [(2, 0.5), (5, 1 / 16), (10, 1 / 512)])
+def test_a_difference_that_all_clusters_agree_on_is_tested_by_their_signs(clusters: int, p: float) -> None:
+    sizes = np.full(clusters, 4.0)
+    told = difference(estimate(Shares(np.stack([sizes, sizes / 2]), sizes)), [0], [1])
+    assert told.p == pytest.approx(p)
+    assert (told.interval.low > 0) == (clusters > 5)
+
+
+def test_where_only_one_side_has_seeds_the_other_is_taken_to_differ_as_much() -> None:
+    found = estimates([0.4, 0.5, 0.6, 0.0], np.pad(np.full((3, 3), 4e-4), (0, 1)), 41)
+    clips, seeds = 4e-4, 0.01 * (1 / 3 + 1)
+    freedom = (clips + seeds) ** 2 / (clips**2 / 40 + seeds**2 / 2)
+    told = difference(found, [0, 1, 2], [3])
+    assert told.freedom == pytest.approx(freedom)
+    assert told.p == pytest.approx(2 * stats.t.sf(0.5 / math.sqrt(clips + seeds), freedom))
+    assert difference(found, [3], [0, 1, 2]).p == pytest.approx(told.p)
+
+
+def test_clusters_of_unequal_size_count_as_fewer() -> None:
+    sizes = np.array([1.0] * 9 + [9.0])
+    found = estimate(Shares(np.arange(10.0)[None] / 10, sizes))
+    assert (found.clusters, found.effective) == (10, pytest.approx(18**2 / 90))
+    assert math.isnan(interval(estimate(Shares(np.array([[0.0, 5.0]]), np.array([0.01, 9.0]))), [0]).low)
 
 
 def test_an_error_rate_above_one_has_an_interval() -> None:
@@ -194,7 +220,7 @@ def test_draws_without_a_value_are_left_out_and_where_they_are_most_nothing_is_k
 
 
 def estimates(values: list[float], covariance: np.ndarray, clusters: int = 100) -> Estimates:
-    return Estimates(np.array(values), covariance, np.zeros_like(covariance), clusters, np.zeros(len(values)))
+    return Estimates(np.array(values), covariance, np.zeros_like(covariance), clusters, clusters, np.zeros(len(values)))
 
 
 def test_seeds_count_by_what_the_test_clips_do_not_explain() -> None:
@@ -210,10 +236,10 @@ def test_seeds_count_by_what_the_test_clips_do_not_explain() -> None:
 
 
 def test_intervals_are_welchs_where_clips_and_seeds_both_vary() -> None:
-    found = estimates([0.4, 0.5, 0.6], np.full((3, 3), 4e-4), clusters=41)
-    clips, seeds = 4e-4, 0.01 / 3
-    freedom = (clips + seeds) ** 2 / (clips**2 / 40 + seeds**2 / 2)
-    told = difference(estimates([0.4, 0.5, 0.6, 0.0], np.pad(found.covariance, (0, 1)), 41), [0, 1, 2], [3])
+    clips, seeds = 4e-4, 2 * 0.01 / 3
+    freedom = (clips + seeds) ** 2 / (clips**2 / 40 + 2 * (seeds / 2) ** 2 / 2)
+    found = estimates([0.4, 0.5, 0.6, -0.1, 0.0, 0.1], np.pad(np.full((3, 3), 4e-4), (0, 3)), 41)
+    told = difference(found, [0, 1, 2], [3, 4, 5])
     assert told.interval.value == pytest.approx(0.5)
     assert told.freedom == pytest.approx(freedom)
     assert told.interval.high - told.interval.value == pytest.approx(
@@ -270,7 +296,6 @@ def test_holm_passes_over_tests_that_could_not_be_made() -> None:
 def test_chances_are_those_of_scipy() -> None:
     assert chance(2.0, 1.0, 9.0) == pytest.approx(2 * stats.t.sf(2.0, 9))
     assert chance(0.0, 0.0, 9.0) == 1
-    assert chance(1.0, 0.0, 9.0) == 0
     assert math.isnan(chance(1.0, math.nan, 9.0))
     assert quantile(7.0) == pytest.approx(stats.t.ppf(0.975, 7))
 

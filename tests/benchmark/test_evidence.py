@@ -103,6 +103,26 @@ def test_a_record_that_its_outcomes_contradict_is_named() -> None:
         evidence(wrong, outcomes)
 
 
+def test_clusters_are_taken_from_whoever_tells_them_and_must_be_the_same_for_all() -> None:
+    bare = [{key: value for key, value in row.items() if key != "cluster"} for row in marks("1100")]
+    records, outcomes = told({"a_old": bare, "b_new": marks("1010", "aabb")})
+    records[0] = records[0].model_copy(update={"clustered_by": None})
+    found = evidence(records, outcomes)
+    assert (found.sample.size, found.unit) == (2, "speakers")
+    assert "u and v on words do not agree on which clips depend on each other" in refusal(
+        {"u": marks("1010", "aabb"), "v": marks("1010", "abab")}
+    )
+
+
+def test_outcomes_that_are_empty_twice_there_or_lack_a_column_are_refused() -> None:
+    with pytest.raises(UserError, match="are empty"):
+        evidence([record()], lambda _: [])
+    with pytest.raises(UserError, match="hold 'c0' twice"):
+        evidence([record(test=50.0)], lambda _: [*marks("1"), *marks("0")])
+    with pytest.raises(UserError, match=r"do not hold what accuracy needs \('correct'\)"):
+        evidence([record()], lambda _: [{"id": "a", "reference": "x", "prediction": "x"}])
+
+
 def test_folds_make_one_sample_whose_clusters_are_all_of_theirs() -> None:
     rows: dict[str, Sequence[Any]] = {"x": marks("1100", "aabb"), "y": marks("1000", "ccdd")}
     records = [record(fold=fold, test=test, clustered_by="speaker") for fold, test in (("x", 50.0), ("y", 25.0))]

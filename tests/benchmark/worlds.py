@@ -22,12 +22,19 @@ def answers(
     by_seed: float = 0.0,
     seeds: int = 1,
     noise: float = 1.0,
+    unequal: float = 0.0,
 ) -> Shares:
     """Clips right or wrong: some speakers and clips are harder, some seeds better. `share` is the truth."""
-    hard = rng.normal(0, by_speaker, (speakers, 1)) + rng.normal(0, by_clip, (speakers, clips))
-    good = rng.normal(0, by_seed, (seeds, 1, 1))
-    right = level + good + hard + rng.normal(0, noise, (seeds, speakers, clips)) > 0
-    return Shares(right.sum(-1).astype(float), np.full(speakers, float(clips)))
+    sizes = many(rng, speakers, clips, unequal)
+    owners = np.repeat(np.arange(speakers), sizes)
+    hard = rng.normal(0, by_speaker, speakers)[owners] + rng.normal(0, by_clip, len(owners))
+    right = level + rng.normal(0, by_seed, (seeds, 1)) + hard + rng.normal(0, noise, (seeds, len(owners))) > 0
+    return Shares(np.stack([np.bincount(owners, row, speakers) for row in right]), sizes.astype(float))
+
+
+def many(rng: Generator, speakers: int, clips: int, unequal: float) -> np.ndarray:
+    """Clips of each speaker, log-normal about `clips` with this deviation."""
+    return np.maximum(1, np.round(clips * np.exp(rng.normal(0, unequal, speakers) - unequal**2 / 2))).astype(int)
 
 
 def share(
@@ -37,12 +44,12 @@ def share(
     return float(norm.cdf(level / np.sqrt(by_speaker**2 + by_clip**2 + by_seed**2 + noise**2)))
 
 
-def transcripts(rng: Generator, speakers: int = 40, clips: int = 10, rate: float = 0.2) -> Shares:
+def transcripts(rng: Generator, speakers: int = 40, clips: int = 10, rate: float = 0.2, unequal: float = 0.0) -> Shares:
     """Errors by words, Poisson with a rate of each speaker's own; WER is `rate` in the long run."""
-    words = rng.integers(3, 12, (speakers, clips))
-    rates = rng.gamma(4, rate / 4, speakers)
-    errors = rng.poisson(words * rates[:, None])
-    return Shares(errors.sum(1)[None].astype(float), words.sum(1).astype(float))
+    owners = np.repeat(np.arange(speakers), many(rng, speakers, clips, unequal))
+    words = rng.integers(3, 12, len(owners))
+    errors = rng.poisson(words * rng.gamma(4, rate / 4, speakers)[owners])
+    return Shares(np.bincount(owners, errors, speakers)[None], np.bincount(owners, words, speakers), closed=False)
 
 
 def labels(
