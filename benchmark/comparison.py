@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from benchmark.errors import UserError
 from benchmark.estimates import DRAWS, Interval, difference, holm, mcnemar
-from benchmark.evidence import Outcomes, evidence, scale_of
+from benchmark.evidence import UNBOUNDED, Outcomes, evidence, scale_of
 from benchmark.flips import Flips, flips_of
 from benchmark.leaderboard import leaderboard
 from benchmark.records import Record
-from benchmark.samples import Shares
+from benchmark.samples import Floats, Shares
 from benchmark.standings import Judged, chosen, judge
 
 LEVEL = 0.05  # of all tests together
@@ -140,14 +142,38 @@ def _compared(first: str, second: str, records: Sequence[Record], outcomes: Outc
     flips = flips_of(first, second, records, outcomes)
     found = difference(judged.found, columns[0], columns[1])
     exact = judged.metric in SINGLE and _exact(judged, columns)
+    told = found.interval.scaled(scale_of(judged.metric))
+    if _same(judged, columns):
+        told, found = told._replace(low=0.0, high=0.0), found._replace(p=1.0)
     p = mcnemar(round(flips.gained), round(flips.lost)) if exact else found.p
     trained = records[0].lr is not None
     sides = [Side(judged.interval(some), len(some) if trained else 0) for some in columns]
     return Compared(
         task=records[0].task["name"], metric=judged.metric, higher=judged.higher, first=sides[0], second=sides[1],
-        difference=found.interval.scaled(scale_of(judged.metric)), test=_test(judged, exact), p=p,
+        difference=_possible(told, judged.metric), test=_test(judged, exact), p=p,
         adjusted=math.nan, flips=flips, unit=judged.evidence.unit, clusters=judged.found.clusters,
     )  # fmt: skip
+
+
+def _same(judged: Judged, columns: Sequence[Sequence[int]]) -> bool:
+    """Whether each run of one has its equal in the other: then the two are one, whatever their seeds differ by."""
+    values = [sorted(judged.found.values[some]) for some in columns]
+    alike = all(judged.found.variance(_contrast(judged, pair)) == 0 for pair in zip(*columns, strict=False))
+    return values[0] == values[1] and alike
+
+
+def _contrast(judged: Judged, pair: tuple[int, int]) -> Floats:
+    weights = np.zeros(len(judged.found.values))
+    weights[list(pair)] = 1.0, -1.0
+    return weights
+
+
+def _possible(told: Interval, metric: str) -> Interval:
+    """No more than all there is between nothing and everything right."""
+    whole = math.inf if metric in UNBOUNDED else scale_of(metric)
+    if math.isnan(told.low):
+        return told
+    return told._replace(low=max(told.low, -whole), high=min(told.high, whole))
 
 
 def _exact(judged: Judged, columns: Sequence[Sequence[int]]) -> bool:

@@ -40,7 +40,8 @@ class Estimates(NamedTuple):
         """Of a weighted sum (M,) of the values, over test data; NaN where there are fewer than two clusters."""
         whole = float(weights @ self.covariance @ weights)
         # What is too much is at most two thirds: were nothing but pairs of clusters to differ, they would count thrice.
-        return max(whole - float(weights @ self.excess @ weights), whole / 3)
+        found = max(whole - float(weights @ self.excess @ weights), whole / 3)
+        return 0.0 if found <= NOTHING else found
 
     def seed_variance(self, columns: Sequence[int]) -> tuple[float, float]:
         """Of the mean of some runs, over their seeds, and what it is with the luck of the test clips; NaN for one."""
@@ -50,7 +51,8 @@ class Estimates(NamedTuple):
         by_clips = self.covariance[np.ix_(columns, columns)]
         luck = (np.trace(by_clips) - by_clips.sum() / count) / (count - 1)  # of runs that are equally good
         spread = float(self.values[columns].var(ddof=1))
-        return max(0.0, spread - luck) / count, spread / count
+        left = spread - luck
+        return left / count if left > NOTHING else 0.0, spread / count
 
 
 class Interval(NamedTuple):
@@ -193,7 +195,8 @@ def _parts(found: Estimates, groups: Sequence[tuple[Sequence[int], float]]) -> t
         # A spread over few seeds is known so badly that all of it counts here, also what is put down to the test clips.
         parts.append((whole, len(columns) - 1))
     weighed = sum(variance**2 / freedom for variance, freedom in parts if freedom > 0)
-    freedom = (clips + seeds) ** 2 / weighed if weighed > 0 else max(1.0, found.effective - 1)
+    least = max(1.0, min(freedom for _, freedom in parts))
+    freedom = max(least, (clips + seeds) ** 2 / weighed) if weighed > 0 else max(1.0, found.effective - 1)
     return clips, seeds if several else math.nan, freedom
 
 

@@ -51,7 +51,8 @@ def latex(board: Board, rows: Sequence[str] = (), columns: Sequence[str] = (), b
         *(rf"\textsuperscript{{{number}}}{escaped(text)}.\par" for number, text in enumerate(sources, 1)),
         r"\end{minipage}",
     ]  # fmt: skip
-    lines = ["% Made by bench report; needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}."]
+    lines = ["% Made by bench report; needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc};"]
+    lines += ["% names in other scripts than Latin need lualatex or xelatex with a font that has them."]
     for place, some in enumerate(groups):
         last = place == len(groups) - 1
         lines += [r"\begin{table*}", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from math import isfinite, isnan
 from pathlib import Path
@@ -243,12 +244,21 @@ def markdown(
     ]
     shown, sources = beside_of(beside, board, tasks)
     content += [
-        [f"*{name}*", *(f"*{cell[0]}* [{cell[1]}]" if cell else "–" for cell in cells), *["–"] * len(points)]
+        [f"*{_plain(name)}*", *(f"*{cell[0]}* [{cell[1]}]" if cell else "–" for cell in cells), *["–"] * len(points)]
         for name, cells in shown
     ]
     lines = lines_of(["upstream", *(heading(table, task) for task in tasks), *points], content)
-    told = [*notes(table), *standing_notes(board), *(f"[{number}] {text}" for number, text in enumerate(sources, 1))]
+    told = [
+        *notes(table),
+        *standing_notes(board),
+        *(f"[{number}] {_plain(text)}" for number, text in enumerate(sources, 1)),
+    ]
     return "\n".join([*lines, "", *(f"- {note}" for note in told)]) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it stands."""
+    return re.sub(r"([\\*_<&`])", r"\\\1", text)
 
 
 def _bold(cell: Cell | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.console import board_of, draw, outcomes_of, readable, say, show, write_tables
+from benchmark.console import board_of, draw, outcomes_of, readable, say, show, warn, write_tables
 from benchmark.errors import UserError, unknown
 from benchmark.options import ResultsFolder, Tasks, expanded
 
@@ -95,11 +95,18 @@ def _of(name: str, records: Sequence[Record], tasks: Sequence[str] | None, folde
     if not known:
         raise UserError(f"no records in {folder / 'runs'}; make some with: bench run {name} --results {folder}")
     if name not in known:
-        raise unknown(f"upstream with records in {folder}", name, known)
+        near = str(unknown("upstream", name, known)).partition(";")[2]
+        raise UserError(
+            f"no records of upstream {name!r} in {folder};{near or ' there are: ' + ', '.join(sorted(known))}"
+        )
     own = [record for record in records if record.upstream["name"] == name]
     for task in tasks or ():
         if task not in {record.task["name"] for record in own}:
-            raise unknown(f"task with records of {name}", task, {record.task["name"] for record in own})
+            there = {record.task["name"] for record in own}
+            near = str(unknown("task", task, there)).partition(";")[2]
+            raise UserError(
+                f"no records of {name} on task {task!r};{near or ' there are: ' + ', '.join(sorted(there))}"
+            )
     return [record for record in own if not tasks or record.task["name"] in tasks]
 
 
@@ -124,8 +131,8 @@ def report(results: ResultsFolder = Path("results"), published: PublishedRows = 
     if not records:
         raise UserError(f"no records in {folder / 'runs'}; make some with: bench run UPSTREAM --results {folder}")
     board, outcomes = board_of(folder, records)
-    show(board.table, *order_of(folder))
     beside = published_beside(folder, board.table) if published else []
+    show(board.table, *order_of(folder))
     write_tables(folder, board, outcomes, records, beside=beside)
 
 
@@ -133,5 +140,15 @@ def published_beside(folder: Path, table: Table) -> list[Published]:
     """Published scores that belong beside the columns of a table."""
     from benchmark.published import of_tasks
     from benchmark.published import published as read
+    from benchmark.tasks import load_tasks
 
-    return of_tasks(read(folder), {task: cell.metric for (_, task), cell in table.items()})
+    rows, metrics = read(folder), {task: cell.metric for (_, task), cell in table.items()}
+    found = of_tasks(rows, metrics)
+    lost = [row for row in rows if row not in found and (row.task in metrics or row.task not in load_tasks().tasks)]
+    if lost:
+        first = lost[0]
+        warn(
+            f"{len(lost)} published scores are shown nowhere, {first.system!r} first: no column {first.task!r} with the"
+            f" metric {first.metric!r}; correct 'shown_with' or 'metric' in published.csv"
+        )
+    return found

@@ -256,6 +256,8 @@ def test_comparing_an_upstream_with_itself_finds_no_difference(two: Path, bench:
     answer = bench("compare", "fbank", "fbank", "--results", two, "--against", two)
     assert answer.code == 0
     assert answer.out.count("not resolved") == 5
+    assert answer.out.count("+0.0 [+0.0, +0.0]") == 5
+    assert answer.out.count("nothing differs") == 5
     assert "0 / 0 of" in answer.out
 
 
@@ -265,7 +267,8 @@ def test_comparing_an_upstream_with_itself_finds_no_difference(two: Path, bench:
         (["fbank"], "a comparison needs two upstreams or more"),
         (["fbank", "mfc"], "did you mean 'mfcc'?"),
         (["fbank", "fbank"], "'fbank' is named twice"),
-        (["fbank", "mfcc", "--task", "word"], "did you mean 'words'?"),
+        (["fbank", "mfcc", "--task", "word"], "no records of fbank on task 'word'; did you mean 'words'?"),
+        (["fbank", "nothing_like"], "no records of upstream 'nothing_like' in "),
         (["fbank", "mfcc", "-o", "c.tex"], "a comparison is written as .csv"),
     ],
 )

@@ -255,6 +255,19 @@ def test_without_any_difference_the_difference_is_surely_none() -> None:
     assert (told.interval.value, told.interval.low, told.interval.high, told.p) == (0, 0, 0, 1)
 
 
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 1e-12, 1e-6, 0.3]))
+def test_nearly_equal_systems_have_a_difference_that_makes_sense(seed: int, apart: float) -> None:
+    rng = np.random.default_rng(seed)
+    sample = worlds.tags(rng, 30)
+    scores = np.repeat(sample.scores, 3, 0) + 0.2 * rng.normal(size=(3, *sample.scores.shape[1:]))
+    both = sample._replace(scores=np.concatenate([scores, scores + apart * rng.normal(size=scores.shape)]))
+    told = difference(estimate(both, 40), [0, 1, 2], [3, 4, 5])
+    assert told.freedom >= 1
+    assert told.interval.low <= told.interval.value <= told.interval.high
+    assert abs(told.interval.low) < 20
+    assert 0 <= told.p <= 1
+
+
 def test_pairing_makes_differences_surer_than_either_score() -> None:
     sample = worlds.answers(np.random.default_rng(0), seeds=2, noise=0.3, by_speaker=1.5)
     told = difference(estimate(sample), [0], [1]).interval

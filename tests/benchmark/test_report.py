@@ -185,6 +185,9 @@ def test_published_rows_are_below_in_italics_with_notes_and_have_a_rank_only_by_
     assert "| *Same* | *50 (rank 2)* [2] | – |" in text
     assert "- [1] SUPERB; Somebody, 2020 [A: " in text
     assert text.index("`v`") < text.index("*Theirs*")
+    odd = markdown(judged(), beside=[other._replace(system="a_b*<b>", source="<script>")])
+    assert r"*a\_b\*\<b>*" in odd
+    assert "<script>" not in odd.replace(r"\<script>", "")
 
 
 def test_the_order_on_disk_is_read_from_the_wide_table(tmp_path: Path) -> None:
