@@ -38,6 +38,8 @@ def board_of(folder: Path, records: list[Record]) -> tuple[Board, Outcomes]:
 
     outcomes = outcomes_of(folder)
     found = board(records, outcomes)
+    for problem in found.problems:
+        warn(problem)
     lost = sum(math.isnan(cell.low) and not math.isnan(cell.value) for cell in found.table.values())
     if lost:
         warn(

@@ -53,6 +53,7 @@ class Board(NamedTuple):
     borda: points of each upstream over the tasks that all share: one for each other that it is shown to be better than,
     half a one for each that it is level with. shared: these tasks; with none of them there are no points. jobs: 95 %
     interval of each record that a cell is made of, by id. layers: tables of heads on one layer alone.
+    problems: a sentence for each test set whose outcomes cannot be judged.
     """
 
     table: Table
@@ -60,6 +61,7 @@ class Board(NamedTuple):
     shared: list[str]
     jobs: dict[str, tuple[float, float]] = {}  # noqa: RUF012 (never changed)
     layers: dict[int, Table] = {}  # noqa: RUF012
+    problems: tuple[str, ...] = ()
 
 
 def leaderboard(records: Iterable[Record]) -> Table:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from benchmark.errors import UserError
 from benchmark.estimates import Estimates, Interval, difference, estimate, interval
 from benchmark.evidence import UNBOUNDED, Evidence, Outcomes, evidence, scale_of
 from benchmark.leaderboard import Board, Cell, Table, current, leaderboard
@@ -41,22 +42,28 @@ class Judged(NamedTuple):
 def board(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> Board:
     """The table of all records with intervals, ranks and points.
 
-    outcomes: of a record's test split; an OSError of it leaves the upstream without interval and rank.
+    outcomes: of a record's test split; an OSError of it leaves the upstream without interval and rank, and outcomes
+    that contradict each other or their records leave all that were tested on the same clips without.
     """
     table = leaderboard(records)
     beaten: dict[tuple[str, str], set[str]] = {}  # of each upstream and task that has a rank
     jobs: dict[str, tuple[float, float]] = {}
+    problems: list[str] = []
     for task, some in _by_task(chosen(records, table)).items():
         groups = _groups(some, outcomes)
         largest = max(groups, key=lambda group: len({record.upstream["name"] for record in group}), default=None)
         for group in groups:
-            judged = judge(group, outcomes, draws)
+            try:
+                judged = judge(group, outcomes, draws)
+            except UserError as error:
+                problems.append(str(error))
+                continue
             ranked = {name: _beaten(judged, name) for name in judged.upstreams} if group is largest else {}
             for name in judged.upstreams:
                 table[name, task] = _placed(table[name, task], judged, name, ranked)
             beaten |= {(name, task): others for name, others in ranked.items()}
             jobs |= _of_jobs(group, judged, outcomes, draws)
-    return Board(table, *points(table, beaten), jobs, _of_layers(records, outcomes, draws))
+    return Board(table, *points(table, beaten), jobs, _of_layers(records, outcomes, draws), tuple(problems))
 
 
 def _of_layers(records: Sequence[Record], outcomes: Outcomes, draws: int) -> dict[int, Table]:

@@ -113,6 +113,18 @@ def test_lost_outcomes_leave_a_score_without_interval_or_rank_and_the_others_as_
     assert math.isfinite(kept.low)
 
 
+def test_outcomes_that_contradict_a_record_leave_their_task_without_intervals_and_others_as_they_are() -> None:
+    world = World({"one": 0.9, "other": 0.6}, ["words", "sounds"])
+    wrong = next(each for each in world.records if each.task["name"] == "words")
+    world.rows[wrong.id] = [{**row, "correct": "False"} for row in world.rows[wrong.id]]
+    found = world.board()
+    assert len(found.problems) == 1
+    assert f"record {wrong.id} of " in found.problems[0]
+    assert all(math.isnan(found.table[name, "words"].low) for name in ("one", "other"))
+    assert found.table["one", "sounds"].best
+    assert found.shared == ["sounds"]
+
+
 def test_a_diverged_upstream_takes_no_part() -> None:
     world = World({"one": 0.9, "other": 0.6})
     world.records.append(record("lost", valid=None, test=None))
