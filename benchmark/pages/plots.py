@@ -193,7 +193,9 @@ def _costs(values: Sequence[float]) -> tuple[Callable[[float], float], list[tupl
     free = 48.0 if min(values) <= 0 else None
     low, high = min(some), max(some)
     x = Scale(low / 1.5, high * 1.5, 64 if free else 42, WIDE - 14, log)
-    marks = [(x(value), plain(value)) for value in powers(x.low, x.high)]
+    within = powers(x.low, x.high)
+    ends = [low, high] if high > 2 * low else [low]  # where costs are so alike that no two powers of ten are among them
+    marks = [(x(value), plain(value)) for value in (within if len(within) > 1 else ends)]
     return (lambda value: x(value) if value > 0 else free or 0.0), [*([(free, "0")] if free else []), *marks]
 
 

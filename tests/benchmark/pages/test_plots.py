@@ -186,3 +186,9 @@ def test_the_learning_rate_of_each_layer_is_chosen_on_validation() -> None:
     probes = task(made).probes["a"]
     assert [probes[layer].value for layer in (0, 1)] == [30, 60]
     assert task(made).cells["a"].value == 50.0
+
+
+def test_costs_within_one_decade_are_labelled_at_their_ends() -> None:
+    alike = [plots.Dot(str(place), "name", x, y) for place, (x, y) in enumerate([(2e6, 40), (7e6, 50)], 1)]
+    labels = {each.text for each in classed(plots.scatter(alike, "t", "d", "x", "y"), "soft")}
+    assert {"2 M", "7 M"} <= labels
