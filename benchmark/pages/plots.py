@@ -67,7 +67,7 @@ def ticks(low: float, high: float, most: int = 4) -> list[float]:
     >>> ticks(0, 83, 5)
     [0.0, 20.0, 40.0, 60.0, 80.0]
     """
-    if not high > low:
+    if not high - low > 1e-9:
         return [low]
     size = 10.0 ** math.floor(math.log10((high - low) / most))
     for step in (size * factor for factor in (1, 2, 5, 10, 20)):
@@ -168,7 +168,7 @@ def scatter(dots: Sequence[Dot], title: str, description: str, x_label: str, y_l
     bottom, height = 216, 250
     x_of, x_ticks = _costs([dot.x for dot in dots])
     low, high = min(dot.y for dot in dots), max(dot.y for dot in dots)
-    y = Scale(low, high, bottom - 16, 28) if high > low else Scale(low - 1, high + 1, bottom - 16, 28)
+    y = Scale(low, high, bottom - 16, 28) if high - low > 1e-9 else Scale(low - 1, high + 1, bottom - 16, 28)
     y_ticks = ticks(y.low, y.high, 5)
     grid = segments(*([(34, y(value)), (WIDE - 4, y(value))] for value in y_ticks), kind="grid")
     places = [(x_of(dot.x), y(dot.y)) for dot in dots]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmark.pages import panels, plots
@@ -122,7 +122,11 @@ def test_texts_of_an_axis_do_not_touch() -> None:
     assert all(a + wide < b - other for (a, wide), (b, other) in pairwise(places))
 
 
-@given(st.lists(st.tuples(st.floats(0, 1e10), st.floats(0, 100)), min_size=2, max_size=15))
+COSTS = st.one_of(st.just(0.0), st.floats(1, 1e13))
+
+
+@example([(0.0, 0.0), (0.0, 5e-324)])
+@given(st.lists(st.tuples(COSTS, st.floats(0, 100)), min_size=2, max_size=15))
 def test_dots_and_their_labels_stay_inside(points: list[tuple[float, float]]) -> None:
     dots = [plots.Dot(str(place), "name", x, y) for place, (x, y) in enumerate(points, 1)]
     chart = plots.scatter(dots, "t", "d", "x", "y")
