@@ -15,7 +15,7 @@ from benchmark.flips import Flips, flips_of
 from benchmark.leaderboard import leaderboard
 from benchmark.records import Record
 from benchmark.samples import Floats, Shares
-from benchmark.standings import Judged, chosen, judge
+from benchmark.standings import Judged, by_task, chosen, judge
 
 LEVEL = 0.05  # of all tests together
 SINGLE = ("accuracy", "micro_f1")
@@ -77,17 +77,10 @@ def compare(records: Mapping[str, Sequence[Record]], outcomes: Outcomes, draws: 
     Raises UserError where they were tested by different protocols or on different clips, saying which.
     """
     first, *others = records
-    sides = {name: _by_task(some) for name, some in records.items()}
+    sides = {name: by_task(chosen(some, leaderboard(some))) for name, some in records.items()}
     pairs = [_pair(first, other, sides, outcomes, draws) for other in others]
     adjusted = iter(holm([each.p for pair in pairs for each in pair.tasks]))
     return [pair._replace(tasks=[each._replace(adjusted=next(adjusted)) for each in pair.tasks]) for pair in pairs]
-
-
-def _by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
-    for record in chosen(records, leaderboard(records)):
-        found.setdefault(record.task["name"], []).append(record)
-    return found
 
 
 def _pair(

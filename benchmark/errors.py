@@ -14,10 +14,15 @@ class UserError(Exception):
     """What is wrong, where, and what to do instead, in one lower-case sentence."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The name that is most like one that does not exist, "" if none is."""
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.5)), "")
+
+
 def unknown(kind: str, name: str, known: Iterable[str], see: str = "") -> UserError:
     """The error for a name that does not exist, with the nearest one that does."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    hint = f"; did you mean {near!r}?" if near else ""
     more = f"{'' if near else ';'} see: {see}" if see else ""
     return UserError(f"no {kind} {name!r}{hint}{more}")
 

@@ -44,10 +44,8 @@ class Estimates(NamedTuple):
         return 0.0 if found <= NOTHING else found
 
     def seed_variance(self, columns: Sequence[int]) -> tuple[float, float]:
-        """Of the mean of some runs, over their seeds, and what it is with the luck of the test clips; NaN for one."""
+        """Of the mean of two runs or more, over their seeds, and what it is with the luck of the test clips."""
         count = len(columns)
-        if count < 2:
-            return math.nan, math.nan
         by_clips = self.covariance[np.ix_(columns, columns)]
         luck = (np.trace(by_clips) - by_clips.sum() / count) / (count - 1)  # of runs that are equally good
         spread = float(self.values[columns].var(ddof=1))

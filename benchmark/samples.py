@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
-Resampler = Callable[
-    [Integers], Floats
-]  # how often each cluster counts (R, J) -> values (R, M); NaN where there is none
+# How often each cluster counts (R, J) -> values (R, M), NaN where there is none.
+Resampler = Callable[[Integers], Floats]
 
 PRIOR = 0.01  # of a target trial in minDCF, as in `downstreams.metrics.min_dcf`; both costs are 1
 POINTS = 1000  # of a ROC that draws are judged by; with as many trials or fewer, all there are

@@ -49,7 +49,7 @@ def board(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> 
     beaten: dict[tuple[str, str], set[str]] = {}  # of each upstream and task that has a rank
     jobs: dict[str, tuple[float, float]] = {}
     problems: list[str] = []
-    for task, some in _by_task(chosen(records, table)).items():
+    for task, some in by_task(chosen(records, table)).items():
         groups = _groups(some, outcomes)
         largest = max(groups, key=lambda group: len({record.upstream["name"] for record in group}), default=None)
         for group in groups:
@@ -100,7 +100,8 @@ def judge(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> 
     return Judged(found, estimate(found.sample, draws), records[0].metric, records[0].higher)
 
 
-def _by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
+def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """In order of their names."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         found[record.task["name"]].append(record)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark.console import board_of, draw, outcomes_of, readable, say, show, warn, write_tables
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, nearest
 from benchmark.options import ResultsFolder, Tasks, expanded
 
 if TYPE_CHECKING:
@@ -95,19 +95,20 @@ def _of(name: str, records: Sequence[Record], tasks: Sequence[str] | None, folde
     if not known:
         raise UserError(f"no records in {folder / 'runs'}; make some with: bench run {name} --results {folder}")
     if name not in known:
-        near = str(unknown("upstream", name, known)).partition(";")[2]
-        raise UserError(
-            f"no records of upstream {name!r} in {folder};{near or ' there are: ' + ', '.join(sorted(known))}"
-        )
+        raise _absent(f"upstream {name!r} in {folder}", name, known)
     own = [record for record in records if record.upstream["name"] == name]
+    there = {record.task["name"] for record in own}
     for task in tasks or ():
-        if task not in {record.task["name"] for record in own}:
-            there = {record.task["name"] for record in own}
-            near = str(unknown("task", task, there)).partition(";")[2]
-            raise UserError(
-                f"no records of {name} on task {task!r};{near or ' there are: ' + ', '.join(sorted(there))}"
-            )
+        if task not in there:
+            raise _absent(f"{name} on task {task!r}", task, there)
     return [record for record in own if not tasks or record.task["name"] in tasks]
+
+
+def _absent(what: str, name: str, known: set[str]) -> UserError:
+    near = nearest(name, known)
+    return UserError(
+        f"no records of {what}; {f'did you mean {near!r}?' if near else 'there are: ' + ', '.join(sorted(known))}"
+    )
 
 
 def _tell(pair: Pair, count: int) -> None:

@@ -5,6 +5,7 @@ One upstream, clips of mixed lengths, everything in one process on the same mach
 (b) `bench extract` over the same folder, in fp32 and in bf16;
 (c) a whole pooled task with 5 learning rates x 3 seeds: preparing, extracting, training, testing, writing records.
 For an s3prl upstream the loop is s3prl's own: its S3PRLUpstream over padded batches.
+Before that, what intervals of error rates cost: draws of a bootstrap over speakers.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from torch import Tensor
 
 from benchmark.encoding import keep_memory, upstream_of
 from benchmark.engine import in_process
+from benchmark.estimates import estimate
 from benchmark.export import export
 from benchmark.plan import Setup
 from benchmark.run import run
 from benchmark.tasks import Task
+from downstreams.metrics import eer
+from tests.benchmark import worlds
 from upstreams import create
 
 Forward = Callable[[Tensor, Tensor], Any]
@@ -109,6 +113,14 @@ def pooled(name: str, root: Path, folder: Path, epochs: int) -> None:
         sys.exit(f"expected 15 records, got {len(outcome.records)}: {outcome.failures}")
 
 
+def resampling() -> str:
+    """What 10 000 draws of 40 000 trials cost, beside single error rates."""
+    sample = worlds.trials(np.random.default_rng(0), targets=500, others=20_000)
+    took = timed(partial(estimate, sample, 10_000))
+    one = timed(partial(eer, sample.scores[0], sample.truth))
+    return f"10 000 draws of 40 000 trials {took:.1f} s, as long as {took / one:.0f} single error rates"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--upstream", default="hubert_base@random")
@@ -116,6 +128,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args()
+    print(resampling(), flush=True)
     name = options.upstream
     keep_memory()  # for all sides alike
     forward = plain(name)

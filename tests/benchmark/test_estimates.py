@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import combinations
-from time import process_time
 
 import numpy as np
 import pytest
@@ -112,15 +111,6 @@ def test_an_eer_is_as_unsure_as_new_speakers_make_it_and_trials_alone_would_be_f
     assert ours == pytest.approx(truth, rel=0.25)
     assert truth / naive > 4
     assert ours / naive > 4
-
-
-def test_ten_thousand_draws_of_forty_thousand_trials_take_seconds() -> None:
-    sample = worlds.trials(np.random.default_rng(0), targets=500, others=20_000)
-    assert len(sample.truth) == 40_000
-    began = process_time()
-    found = estimate(sample, 10_000)
-    assert found.covariance[0, 0] > 0
-    assert process_time() - began < 60  # about two, but machines are busy; one draw after the other takes minutes
 
 
 def test_the_luck_of_pairs_is_counted_once_where_nothing_else_differs() -> None:
@@ -232,7 +222,7 @@ def test_seeds_count_by_what_the_test_clips_do_not_explain() -> None:
     assert left == pytest.approx((100 - 3) / 3)
     equal = estimates([0.0, 1.0, 2.0], by_clips)
     assert equal.seed_variance([0, 1, 2])[0] == 0
-    assert math.isnan(found.seed_variance([1])[0])
+    assert math.isnan(interval(found, [1]).seeds)
 
 
 def test_intervals_are_welchs_where_clips_and_seeds_both_vary() -> None:
