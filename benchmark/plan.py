@@ -142,7 +142,7 @@ class Sweep(NamedTuple):
 
 def code_stamps(package: str) -> list[Any]:
     """What changes with the code of a package of this project."""
-    return [stamp(path) for path in sorted((PACKAGES / package).glob("*.py"))]
+    return [stamp(path) for path in sorted((PACKAGES / package).rglob("*.py"))]
 
 
 def head_card(name: str, setup: Setup) -> HeadCard:

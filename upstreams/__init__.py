@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from upstreams.base import Upstream, UpstreamError
 
+PACKAGE = Path(__file__).parent
 RANDOM = "@random"
 APART = ("random", "checkpoint")  # arguments of registered builders that no `?` sets
 SEED = 0  # of every random twin
@@ -65,11 +66,16 @@ def names() -> dict[str, str]:
 
 def entries() -> dict[str, Entry]:
     """Every registered upstream by name; imports none of them."""
-    found = {entry.name: entry for path in sorted(Path(__file__).parent.glob("*.py")) for entry in scan(path)}
+    found = {entry.name: entry for path in modules() for entry in scan(path)}
     for name, builder in _registered.items():
         takes = [takes_argument(builder, each) for each in APART]
         found.setdefault(name, Entry(name, builder.__module__, first_line(builder.__doc__), *takes))
     return found
+
+
+def modules() -> list[Path]:
+    """The files of this package, in whatever folder."""
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 @cache
@@ -79,7 +85,8 @@ def scan(path: Path) -> tuple[Entry, ...]:
     if "\n@register\n" not in text:  # parsing is slow, and lists are to be quick
         return ()
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
-    return tuple(entry_of(node, f"{__name__}.{path.stem}") for node in functions if is_registered(node))
+    module = ".".join([__name__, *path.relative_to(PACKAGE).with_suffix("").parts])
+    return tuple(entry_of(node, module) for node in functions if is_registered(node))
 
 
 def is_registered(node: ast.FunctionDef) -> bool:

@@ -14,7 +14,6 @@ Where the paper and its authors' code (Audio-WestlakeU/audiossl) leave a choice,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 
 from upstreams import checkpoints, register
 from upstreams.arguments import advice
-from upstreams.base import Features, Upstream, UpstreamError, valid
+from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
 from upstreams.decibels import BANDS, HOP, LOUDEST, QUIETEST, RANGE, RATE, DecibelMel
 from upstreams.fitting import DEPTHS, depth_of, fitting, unfit
 from upstreams.methods import Batch, Method, Recipe, Step
@@ -120,6 +119,7 @@ class Atst(Upstream):
     seconds: length of those segments.
     """
 
+    identity = "upstreams.atst:Atst"
     hop, window = PATCH * HOP, (PATCH - 1) * HOP
 
     def __init__(self, encoder: Encoder, seconds: float = SECONDS) -> None:
@@ -206,7 +206,7 @@ def atst(checkpoint: str = "", random: bool = False, size: str | None = None) ->
 @register
 def atst_mini(random: bool = False) -> Upstream:
     """ATST with 4 blocks of 128 channels, pre-trained by this project on its embedded corpus."""
-    return loaded(str(Path(__file__).with_name("weights") / "atst_mini.safetensors"), random)
+    return loaded(str(SHIPPED / "atst_mini.safetensors"), random)
 
 
 def size_of(name: str) -> Size:

@@ -6,10 +6,13 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors of each registered name that ships with weights
 
 
 class UpstreamError(ValueError):
@@ -42,6 +45,7 @@ class Upstream(nn.Module, ABC):
     layers: int  # L, counting the input of the first block
     dim: int  # D
     version: int = 1  # raised by the commit that changes what the class computes
+    identity: str = ""  # "module:Class" that the fingerprint keeps if the class moves; by default where it is now
     source: str = ""  # digest of the user's file that it came from; set by `upstreams.create`
     origin: Mapping[str, str] = {}  # where weights came from: SHA-256 of each file by name, and "revision" of a hub's
 
@@ -95,13 +99,19 @@ def by_length(encode: Callable[[Tensor], Tensor], waveforms: Tensor, lengths: Te
     return Features(frames, counts)
 
 
+def identity_of(kind: type[Upstream]) -> tuple[str, str]:
+    """Module and name by which the fingerprint knows a class; a subclass does not inherit them."""
+    module, _, name = vars(kind).get("identity", "").partition(":")
+    return (module, name) if name else (kind.__module__, kind.__qualname__)
+
+
 def fingerprint(upstream: Upstream) -> str:
     """Hash (64 hexadecimal digits) of class, version number, settings, weights and buffers."""
     digest = hashlib.sha256()
-    kind = type(upstream)
+    module, name = identity_of(type(upstream))
     shape = [upstream.sample_rate, upstream.hop, upstream.window, upstream.layers, upstream.dim]
-    identity = [kind.__module__, kind.__qualname__, upstream.version, shape, upstream.settings(), upstream.source]
-    digest.update(json.dumps(identity, sort_keys=True).encode())
+    facts = [module, name, upstream.version, shape, upstream.settings(), upstream.source]
+    digest.update(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(upstream.state_dict().items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())

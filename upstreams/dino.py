@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from torch.nn import functional as F
 from upstreams import checkpoints, register
 from upstreams.arguments import advice
 from upstreams.augmentation import SHARES, Folder, Sources, augmented
-from upstreams.base import Features, Upstream, UpstreamError, valid
+from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
 from upstreams.hyperion import BANDS, CONTEXT, DITHER, HOP, RATE, HyperionMel, without_mean
 from upstreams.methods import Batch, Method, Recipe, Step
 from upstreams.optimization import half_cosine
@@ -49,6 +48,7 @@ class Dino(Upstream):
     summary is the embedding.
     """
 
+    identity = "upstreams.dino:Dino"
     hop, window = HOP * PACE, HOP // 2
 
     def __init__(self, network: Network) -> None:
@@ -109,7 +109,7 @@ def dino(checkpoint: str = "", random: bool = False, size: str | None = None) ->
 @register
 def dino_mini(random: bool = False) -> Upstream:
     """DINO's x-vector with 4 blocks of 8 to 64 channels, pre-trained by this project on its embedded corpus."""
-    return loaded(str(Path(__file__).with_name("weights") / "dino_mini.safetensors"), random)
+    return loaded(str(SHIPPED / "dino_mini.safetensors"), random)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from torch.nn import functional as F
 
 from upstreams import checkpoints, register
 from upstreams.arguments import advice
-from upstreams.base import Features, Upstream, UpstreamError, valid
+from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
 from upstreams.fitting import DEPTHS, fitting
 from upstreams.masking import scattered, share_of
 from upstreams.methods import Batch, Method, Recipe, Step, mean_where
@@ -157,6 +156,7 @@ class Masr(Upstream):
     length: minutes of sound are better cut before.
     """
 
+    identity = "upstreams.masr:Masr"
     hop, window = STRIDE * MEL_HOP, MEL_WINDOW + (SEEN - 1) * MEL_HOP
 
     def __init__(self, size: Size) -> None:
@@ -192,7 +192,7 @@ def masr(checkpoint: str = "", random: bool = False, size: str | None = None) ->
 @register
 def masr_mini(random: bool = False) -> Upstream:
     """MASR with 4 blocks of 128 channels, pre-trained by this project on its embedded corpus and that one's labels."""
-    return loaded(str(Path(__file__).with_name("weights") / "masr_mini.safetensors"), random)
+    return loaded(str(SHIPPED / "masr_mini.safetensors"), random)
 
 
 def size_of(name: str) -> Size:

@@ -34,7 +34,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from upstreams import checkpoints, register
 from upstreams.arguments import advice
 from upstreams.bands import Bands, banded, checked, parsed
-from upstreams.base import Upstream, UpstreamError, valid
+from upstreams.base import SHIPPED, Upstream, UpstreamError, valid
 from upstreams.filters import begin_as_filters
 from upstreams.fitting import fitting
 from upstreams.hub import WEIGHTS
@@ -121,6 +121,8 @@ class Pms(WaveformEncoder):
     floor: what is added to a clip's variance where it is normalised.
     """
 
+    identity = "upstreams.pms:Pms"
+
     def __init__(self, model: Any, normalize: bool, sample_rate: int, bands: Bands, floor: float = FLOOR) -> None:
         super().__init__(model, normalize, sample_rate)
         model.config._attn_implementation = "sdpa"  # which takes masks of what may be seen
@@ -158,7 +160,7 @@ def pms(checkpoint: str = "", random: bool = False, size: str | None = None, ban
 @register
 def pms_mini(random: bool = False) -> Upstream:
     """PMS-SSL with 4 blocks of 128 channels, pre-trained by this project on its embedded corpus."""
-    return loaded(str(Path(__file__).with_name("weights") / "pms_mini.safetensors"), random)
+    return loaded(str(SHIPPED / "pms_mini.safetensors"), random)
 
 
 def size_of(name: str) -> Size:

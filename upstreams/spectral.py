@@ -145,6 +145,8 @@ def trimmed(waveforms: Tensor, lengths: Tensor, shortest: int) -> Tensor:
 class Fbank(Spectral):
     """80 log-mel bands with deltas and delta-deltas."""
 
+    identity = "upstreams.spectral:Fbank"
+
     def __init__(self) -> None:
         super().__init__(LogMel(80), 80, center=-5.0, scale=3.0)
 
@@ -154,6 +156,8 @@ class Fbank(Spectral):
 
 class FbankCmvn(Fbank):
     """`Fbank` with each clip's own mean and variance removed (Yang et al., 2021)."""
+
+    identity = "upstreams.spectral:FbankCmvn"
 
     def finish(self, frames: Tensor, counts: Tensor) -> Tensor:
         # Measured from the first frame, a constant band is exactly zero: rounding is never blown up to unit variance.
@@ -166,6 +170,8 @@ class FbankCmvn(Fbank):
 
 class Mfcc(Spectral):
     """13 cepstral coefficients of 23 mel bands with deltas and delta-deltas."""
+
+    identity = "upstreams.spectral:Mfcc"
 
     def __init__(self) -> None:
         center, scale = torch.zeros(13), torch.full((13,), 20.0)
@@ -181,6 +187,7 @@ class Mfcc(Spectral):
 class Spectrogram(Spectral):
     """Logarithm of the power in 257 bins of 31.25 Hz."""
 
+    identity = "upstreams.spectral:Spectrogram"
     order = 0
 
     def __init__(self) -> None:

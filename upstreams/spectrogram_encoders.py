@@ -25,6 +25,8 @@ class Whisper(Upstream):
     S // 320 frames, at least one. Stretches that are not full are filled with silence, as in training.
     """
 
+    identity = "upstreams.spectrogram_encoders:Whisper"
+
     def __init__(self, encoder: Any, front_end: FrontEnd) -> None:
         super().__init__()
         config = encoder.config
@@ -103,6 +105,8 @@ class Ast(Upstream):
     tokens take part but are no frames, so `summarize` is the mean over time. A clip longer than the model's
     `max_length` mel frames is encoded in stretches; ones that are not full are filled as ASTFeatureExtractor does.
     """
+
+    identity = "upstreams.spectrogram_encoders:Ast"
 
     def __init__(self, model: Any, front_end: FrontEnd) -> None:
         super().__init__()

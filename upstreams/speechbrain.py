@@ -281,6 +281,8 @@ class FineTuned(WaveformEncoder):
     The last layer is SpeechBrain's output; where outputs are normalised, so is every other layer.
     """
 
+    identity = "upstreams.speechbrain:FineTuned"
+
     def __init__(self, model: Any, normalize: bool, sample_rate: int, output_norm: bool) -> None:
         super().__init__(model, False, sample_rate)
         self.layer_norm, self.output_norm = normalize, output_norm

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -32,7 +31,7 @@ from torch.nn import functional as F
 
 from upstreams import checkpoints, register
 from upstreams.arguments import advice
-from upstreams.base import Features, Upstream, UpstreamError, valid
+from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
 from upstreams.fitting import DEPTHS, depth_of, fitting, unfit
 from upstreams.masking import clustered, gathered, scattered, share_of
 from upstreams.methods import Batch, Method, Recipe, Step, mean_where
@@ -235,6 +234,8 @@ class Ssast(Upstream):
     is what 0 stands for. Raises UpstreamError for impossible ones.
     """
 
+    identity = "upstreams.ssast:Ssast"
+
     def __init__(self, size: Size, mean: float = MEAN, std: float = STD, strides: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
         refuse_impossible(size, mean, std, strides)
@@ -366,7 +367,7 @@ def ssast(
 @register
 def ssast_mini(random: bool = False) -> Upstream:
     """SSAST with 4 blocks of 128 channels, pre-trained on the embedded corpus; shipped with this project."""
-    return loaded(str(Path(__file__).with_name("weights") / "ssast_mini.safetensors"), random)
+    return loaded(str(SHIPPED / "ssast_mini.safetensors"), random)
 
 
 def seconds(frames: int) -> float:
