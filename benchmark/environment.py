@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from benchmark.engine import cores
+from benchmark.engines.local import cores
 from benchmark.plan import PACKAGES
 
 CODE = ("benchmark", "upstreams", "downstreams", "tasks.yaml")

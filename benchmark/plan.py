@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.engine import Engine, in_process
+from benchmark.data.manifest import Clip, Manifest, prepare
+from benchmark.data.selection import SPLITS, Selection, folds, select
+from benchmark.engines.local import Engine, in_process
 from benchmark.errors import UserError, unknown
 from benchmark.files import digest, remembered, stamp
-from benchmark.manifest import Clip, Manifest, prepare
-from benchmark.selection import SPLITS, Selection, folds, select
 from benchmark.tasks import Task
 
 PROTOCOL = 1  # raised in the commit that changes numbers: older records then no longer count
@@ -266,7 +266,7 @@ def _features(sweep: Sweep, setup: Setup) -> str:
         return asked
     if sweep.head.view == "summary":
         return "summary"
-    from benchmark.features import size
+    from benchmark.features.store import size
 
     return "frames" if size(extraction(sweep.card, "frames", sweep.clips)) <= setup.budget * 1e9 else "live"
 

@@ -10,16 +10,16 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, NamedTuple
 
-from benchmark.cards import describe, device_name, installed
-from benchmark.clusters import clusters_of, with_clusters
-from benchmark.datasets import AudioSet, FeatureSet
-from benchmark.encoding import upstream_of
-from benchmark.engine import Engine, progress
+from benchmark.data.clusters import clusters_of, with_clusters
+from benchmark.data.manifest import Manifest
+from benchmark.data.selection import SPLITS
+from benchmark.engines.local import Engine, progress
 from benchmark.environment import commit, machine
 from benchmark.errors import Failure, UserError, failure
-from benchmark.features import extract
-from benchmark.leaderboard import Table, leaderboard
-from benchmark.manifest import Manifest
+from benchmark.features.datasets import AudioSet, FeatureSet
+from benchmark.features.descriptions import describe, device_name, installed
+from benchmark.features.encoding import upstream_of
+from benchmark.features.store import extract
 from benchmark.plan import (
     PROTOCOL,
     Card,
@@ -36,7 +36,7 @@ from benchmark.plan import (
     unprobed,
 )  # fmt: skip
 from benchmark.records import Record, Results
-from benchmark.selection import SPLITS
+from benchmark.tables.leaderboard import Table, leaderboard
 from benchmark.tasks import Task
 
 UNUSABLE = "training texts longer than their frames"  # skipped by training, whatever was asked for

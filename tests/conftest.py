@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from benchmark.engine import in_process
+from benchmark.engines.local import in_process
 from benchmark.plan import Setup
 from benchmark.tasks import Task, load_tasks
 from tests.benchmark.sounds import PROTOCOL, write_tones
@@ -78,8 +78,8 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     """Run `bench` with these arguments in this process."""
-    from benchmark.cli import main
-    from benchmark.encoding import upstream_of
+    from benchmark.cli.app import main
+    from benchmark.features.encoding import upstream_of
 
     def run(*arguments: object) -> Answer:
         upstream_of.cache_clear()  # as in a process of its own

@@ -24,12 +24,12 @@ import soundfile
 import torch
 from torch import Tensor
 
-from benchmark.encoding import keep_memory, upstream_of
-from benchmark.engine import in_process
-from benchmark.estimates import estimate
-from benchmark.export import export
+from benchmark.engines.local import in_process
+from benchmark.features.encoding import keep_memory, upstream_of
+from benchmark.features.export import export
 from benchmark.plan import Setup
 from benchmark.run import run
+from benchmark.statistics.intervals import estimate
 from benchmark.tasks import Task
 from downstreams.metrics import eer
 from tests.benchmark import worlds
@@ -86,7 +86,7 @@ def plain(name: str) -> Forward:
 
 
 def of_s3prl(entry: str, checkpoint: str | None = None) -> Forward:
-    from upstreams.s3prl_bridge import hub, opened
+    from upstreams.families.s3prl_bridge import hub, opened
 
     hub()
     from s3prl.nn import S3PRLUpstream

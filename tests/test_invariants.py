@@ -77,7 +77,7 @@ def python(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 
 
 LISTED = "import sys, atexit; atexit.register(lambda: print('MODULES', *sorted(sys.modules), file=sys.stderr));"
-START = LISTED + "from benchmark.cli import main; sys.argv = ['bench', *sys.argv[1:]]; main()"
+START = LISTED + "from benchmark.cli.app import main; sys.argv = ['bench', *sys.argv[1:]]; main()"
 SLOW = {"torch", "transformers", "speechbrain", "s3prl", "sklearn", "jiwer"}
 
 

@@ -23,7 +23,7 @@ CHANCE = {
 def board(tmp_path_factory: pytest.TempPathFactory) -> pandas.Series:
     """Scores of `fbank` by task."""
     folder = tmp_path_factory.mktemp("main")
-    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", "fbank", "--workers", "2"]
+    command = [sys.executable, "-c", "from benchmark.cli.app import main; main()", "run", "fbank", "--workers", "2"]
     environment = {**os.environ, "BENCH_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--results", str(folder / "results")], check=True, env=environment, cwd=folder)
     table = pandas.read_csv(folder / "results" / "leaderboard.csv", index_col="upstream")

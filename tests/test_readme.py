@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmark.comparison import compare
-from benchmark.conclusions import sentence
-from benchmark.leaderboard import current
+from benchmark.comparison.pairs import compare
+from benchmark.comparison.summary import sentence
 from benchmark.records import Record, Results
+from benchmark.tables.leaderboard import current
 
 ROOT = Path(__file__).parent.parent
 SOURCE = re.compile(r"<!-- (results/\S+\.md)")  # before each table, the file that it is taken from

@@ -28,10 +28,10 @@ APART = ("random", "checkpoint")  # arguments of registered builders that no `?`
 SEED = 0  # of every random twin
 LOWEST_RATE, HIGHEST_RATE = 4_000, 192_000  # Hz, that sound is recorded at
 FAMILIES = {  # modules whose `load(rest, random)` takes what follows the colon
-    "hf": "upstreams.huggingface",
-    "s3prl": "upstreams.s3prl",
-    "speechbrain": "upstreams.speechbrain",
-    "fairseq": "upstreams.fairseq",
+    "hf": "upstreams.families.huggingface",
+    "s3prl": "upstreams.families.s3prl",
+    "speechbrain": "upstreams.families.speechbrain",
+    "fairseq": "upstreams.families.fairseq",
 }
 
 Builder = Callable[..., "Upstream"]
@@ -119,7 +119,7 @@ def create(reference: str) -> Upstream:
     if colon and family in FAMILIES:
         upstream = seeded(lambda: importlib.import_module(FAMILIES[family]).load(rest, random=random))
     elif in_own_file(name):
-        upstream = importlib.import_module("upstreams.user_files").from_file(name, random)
+        upstream = importlib.import_module("upstreams.families.user_files").from_file(name, random)
     else:
         upstream = registered(name, random)
     return checked(upstream, reference).eval()
@@ -162,8 +162,8 @@ def registered(reference: str, random: bool) -> Upstream:
 
 def found(file: str, entry: Entry) -> str:
     """The path of a checkpoint; raises UpstreamError where there is none, or the builder takes none."""
-    from upstreams.checkpoints import expanded
-    from upstreams.standins import printable
+    from upstreams.safety.allow_list import printable
+    from upstreams.safety.checkpoints import expanded
 
     told = printable(file)
     if file == RANDOM[1:] and not expanded(file).is_file():
@@ -192,7 +192,7 @@ def unknown(name: str, known: dict[str, Entry]) -> str:
         return (
             f"no family of upstreams in '{name}'; write a registered name, {listed_families()} or path/file.py:function"
         )
-    if head in importlib.import_module("upstreams.s3prl_entries").entries():
+    if head in importlib.import_module("upstreams.families.s3prl_entries").entries():
         return f"no upstream '{name}'; write s3prl:{name} for that of s3prl's hub"
     folded = {each.lower(): each for each, entry in known.items() if entry.checkpoint or "@" not in name}
     near = difflib.get_close_matches(head.lower(), folded, n=1)

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from upstreams.base import UpstreamError
-from upstreams.standins import printable
+from upstreams.safety.allow_list import printable
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 ELSEWHERE = {"random": "it is written NAME@random", "checkpoint": "it is written NAME@FILE"}

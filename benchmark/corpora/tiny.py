@@ -9,9 +9,9 @@ from pathlib import Path
 from numpy.random import Generator
 
 from benchmark.corpora import Engine, Trial, Utterance, corpus
-from benchmark.corpora.events import EVENTS
-from benchmark.corpora.speakers import STYLES, Speech, generator
-from benchmark.corpora.synthesis import Clip, make
+from benchmark.corpora.synthesis.events import EVENTS
+from benchmark.corpora.synthesis.rendering import Clip, make
+from benchmark.corpora.synthesis.speakers import STYLES, Speech, generator
 
 # Raised by the commit that changes the sound of any clip, so that files of an older recipe are not taken for its own.
 RECIPE = 1

@@ -10,10 +10,10 @@ from zlib import crc32
 
 import numpy as np
 
-from benchmark import answers, claims
-from benchmark.arms import ARMS, Claim
-from benchmark.claims import Plan
-from benchmark.corpora.synthesis import Clip
+from benchmark.claims import execution, predictions
+from benchmark.claims.definitions import ARMS, Claim
+from benchmark.claims.execution import Plan
+from benchmark.corpora.synthesis.rendering import Clip
 from benchmark.corpora.tiny import clips
 from benchmark.plan import Setup, fixed
 from benchmark.records import Results
@@ -29,7 +29,7 @@ def speakers_of(corpora: Iterable[str], setup: Setup) -> dict[str, str]:
 
 @cache
 def _speakers_of(corpora: tuple[str, ...], data: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    return answers.speakers_of(corpora, Setup(Path("unused"), Path("unused"), data))
+    return predictions.speakers_of(corpora, Setup(Path("unused"), Path("unused"), data))
 
 
 def reference(arm: str, seed: int, steps: int = 5) -> str:
@@ -62,4 +62,4 @@ def clips_of(task: Task) -> list[str]:
 
 def single(task: str) -> tuple[Claim, Plan]:
     """A claim on one task, with one seed."""
-    return Claim("s", "a", "b", "frozen", "", tasks=(task,)), Plan((), claims.tasks_of([task]), 1)
+    return Claim("s", "a", "b", "frozen", "", tasks=(task,)), Plan((), execution.tasks_of([task]), 1)

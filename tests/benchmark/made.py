@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from benchmark.leaderboard import Board
 from benchmark.plan import PROTOCOL
 from benchmark.records import Record
-from benchmark.standings import board
+from benchmark.tables.leaderboard import Board
+from benchmark.tables.ranking import board
 
 
 def record(

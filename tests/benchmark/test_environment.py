@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.engine import cores
+from benchmark.engines.local import cores
 from benchmark.environment import commit, machine
 
 

@@ -19,7 +19,7 @@ from benchmark import files
 from tests.conftest import Bench
 
 ROOT = Path(__file__).parent.parent.parent
-START = "from benchmark.cli import main; main()"
+START = "from benchmark.cli.app import main; main()"
 UPSTREAMS = ["fbank", "mfcc", "spectrogram"]
 PROTOCOL = """
 tasks:

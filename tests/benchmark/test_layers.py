@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from benchmark.cards import describe
-from benchmark.encoding import upstream_of
-from benchmark.engine import in_process
-from benchmark.manifest import prepare
+from benchmark.data.manifest import prepare
+from benchmark.engines.local import in_process
+from benchmark.features.descriptions import describe
+from benchmark.features.encoding import upstream_of
 from benchmark.plan import Setup, Sweep, expand
 from benchmark.records import Record, Results
 from benchmark.run import Outcome, run

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from benchmark.corpora import Trial
+from benchmark.data.manifest import Clip, Manifest, prepare
 from benchmark.errors import UserError
-from benchmark.manifest import Clip, Manifest, prepare
 from benchmark.plan import Card, HeadCard, Setup, Sweep, contents, expand, extractions, fixed, with_jobs
 from benchmark.records import Results
 from benchmark.tasks import Task

@@ -16,13 +16,13 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_curve
 
-from benchmark.engine import Engine, in_process, pool
+from benchmark.engines.local import Engine, in_process, pool
 from benchmark.environment import commit, machine
-from benchmark.leaderboard import Board
 from benchmark.plan import Card, Setup
 from benchmark.records import Record, Results
-from benchmark.report import wide
 from benchmark.run import Outcome, run, threads
+from benchmark.tables.leaderboard import Board
+from benchmark.tables.report import wide
 from benchmark.tasks import Task
 from tests.benchmark.encoders import write_encoder
 from tests.conftest import Finished

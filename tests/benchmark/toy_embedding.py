@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from upstreams import checkpoints
 from upstreams.base import Features, Upstream, UpstreamError, valid
+from upstreams.safety import checkpoints
 
 NAME = "voice"
 MODULE = "tests.benchmark.toy_embedding"
@@ -82,8 +82,8 @@ def write_network(path: Path) -> Path:
 def main() -> None:
     """`bench` with this encoder registered, in a process of its own."""
     import upstreams
-    from benchmark.cli import main as bench
-    from upstreams.methods import METHODS
+    from benchmark.cli.app import main as bench
+    from upstreams.pretraining.methods import METHODS
 
     METHODS[NAME] = MODULE
     upstreams.register(voice)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from upstreams.base import UpstreamError
-from upstreams.pretrain import Batch, Method, Recipe, Step
+from upstreams.pretraining.loop import Batch, Method, Recipe, Step
 
 NAME = "toy"
 MODULE = "tests.benchmark.toy_method"
@@ -53,8 +53,8 @@ def method(size: str, pause: float = 0.0, width: int = 8) -> Toy:
 
 def main() -> None:
     """`bench` with this method registered, in a process of its own."""
-    from benchmark.cli import main as bench
-    from upstreams.methods import METHODS
+    from benchmark.cli.app import main as bench
+    from upstreams.pretraining.methods import METHODS
 
     METHODS[NAME] = MODULE
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm
 
-from benchmark.samples import Classes, Shares, Tags, Trials
+from benchmark.statistics.resampling import Classes, Shares, Tags, Trials
 
 Generator = np.random.Generator
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from upstreams import s3prl_bridge, s3prl_entries
-from upstreams.s3prl_entries import missing
+from upstreams.families import s3prl_bridge, s3prl_entries
+from upstreams.families.s3prl_entries import missing
 
 AUDIO = {"feat_type": "fbank", "feat_dim": 80, "frame_length": 25, "frame_shift": 10, "cmvn": True, "decode_wav": False}
 LOG_MEL = {"feat_type": "mel", "channel": 0, "log": True, "delta": 0, "cmvn": True}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.upstreams.models import SMALL as HUGGING_FACE
-from upstreams import s3prl_bridge
 from upstreams.base import Upstream
+from upstreams.families import s3prl_bridge
 
 LAYERS = "[(8, 10, 5)] + [(8, 3, 2)] * 4 + [(8, 2, 2)] * 2"
 BLOCKS = {"encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 24, "encoder_attention_heads": 2}

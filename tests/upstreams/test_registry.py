@@ -14,7 +14,7 @@ from tests.upstreams.models import told
 from tests.upstreams.toys import registered, save_toy, toy
 from upstreams import create, entries, names, register, scan
 from upstreams.base import UpstreamError, fingerprint
-from upstreams.user_files import lies_in
+from upstreams.families.user_files import lies_in
 
 MINE = '''
 import torch

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import upstreams
 from upstreams import register
 from upstreams.base import Features, Upstream, valid
-from upstreams.checkpoints import digests, read
+from upstreams.safety.checkpoints import digests, read
 
 
 class Toy(Upstream):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from upstreams.pretrain import Batch, Method, Plan, Recipe, Step, fit
+from upstreams.pretraining.loop import Batch, Method, Plan, Recipe, Step, fit
 
 CLIPS, SAMPLES, STEPS = 8, 6, 13
 RECIPE = Recipe(

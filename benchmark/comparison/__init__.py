@@ -1,0 +1,1 @@
+"""`bench compare`: two upstreams, task by task."""

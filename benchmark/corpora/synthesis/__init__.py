@@ -1,0 +1,1 @@
+"""Synthetic sound: what the embedded corpora are made of."""

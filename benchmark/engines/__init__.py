@@ -1,0 +1,1 @@
+"""An engine is `map`: in this process, or over several."""

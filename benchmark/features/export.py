@@ -1,0 +1,96 @@
+"""Features of any audio as arrays in one file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.data.audio import Stretch, inspect, samples_at
+from benchmark.data.folder import audio_under
+from benchmark.data.manifest import Clip
+from benchmark.engines.local import bar
+from benchmark.errors import UserError
+from benchmark.features.encoding import encode, prefetched, upstream_of
+from benchmark.features.store import batch_seconds, batches
+from benchmark.files import aside
+from benchmark.plan import Setup
+
+
+def export(
+    name: str, audio: Sequence[Path], output: Path, device: str, precision: str, skip_bad: bool
+) -> tuple[int, int]:
+    """Write one float32 array (T, L, D) per file to an .npz, whole or not at all; gives files written and left out."""
+    if output.suffix != ".npz":
+        raise UserError(f"cannot write {output}: the output is one .npz file; name it so, such as -o features.npz")
+    clips, skipped = _clips(audio, skip_bad)
+    setup = Setup(Path(), Path(), device=device, precision=precision)
+    upstream = upstream_of(name, device, precision)
+    rate = upstream.sample_rate
+    clips.sort(key=lambda clip: (samples_at(clip.stretch, rate), clip.id))
+    every = list(batches(clips, batch_seconds(sum(weight.numel() for weight in upstream.parameters()))))
+    total = sum(clip.seconds for clip in clips)
+    done = 0.0
+    with (
+        aside(output) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+        bar(f"extract {name}", total) as show,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        written: Future[None] | None = None
+        for batch, waveforms in prefetched(every, rate):
+            arrays = encode(upstream, waveforms, "live", setup)
+            if written:
+                written.result()  # one batch at most waits in memory
+            written = writer.submit(_write, archive, batch, arrays, name)
+            done += sum(clip.seconds for clip in batch)
+            show(done)
+        if written:
+            written.result()
+    return len(clips), skipped
+
+
+def _write(archive: zipfile.ZipFile, batch: Sequence[Clip], arrays: Sequence[np.ndarray], name: str) -> None:
+    for clip, frames in zip(batch, arrays, strict=True):
+        if not np.isfinite(frames).all():
+            raise UserError(
+                f"upstream {name!r} gives features of {clip.stretch.audio} that are not finite numbers; see:"
+                f" bench check {name}"
+            )
+        with archive.open(f"{clip.id}.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, np.ascontiguousarray(frames), allow_pickle=False)
+
+
+def _clips(audio: Sequence[Path], skip_bad: bool) -> tuple[list[Clip], int]:
+    clips: dict[str, Clip] = {}
+    skipped = 0
+    for key, path in _files(audio):
+        found = inspect(str(path))
+        if found.problem and not skip_bad:
+            raise UserError(f"{path} {found.problem}; repair or remove it, or leave it out with --skip-bad")
+        if key in clips:
+            raise UserError(
+                f"{path} and {clips[key].stretch.audio} would both be called {key!r} in the output; rename one"
+            )
+        if found.problem:
+            skipped += 1
+        else:
+            clips[key] = Clip(key, "", {}, Stretch(str(path), 0, found.samples, found.rate), found.digest, "")
+    if not clips:
+        raise UserError(f"no usable audio in {', '.join(map(str, audio))}; give files, or folders that hold some")
+    return list(clips.values()), skipped
+
+
+def _files(audio: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Files with what each is called in the output: its name, or its path within the folder given, without suffix."""
+    files = []
+    for path in audio:
+        if not path.exists():
+            raise UserError(f"there is no file or folder {path}; correct the path")
+        found = audio_under(path) if path.is_dir() else [path]
+        root = path if path.is_dir() else path.parent
+        files += [(each.relative_to(root).with_suffix("").as_posix(), each) for each in found]
+    return files

@@ -1,0 +1,1 @@
+"""`bench pretrain` and `bench pseudo-label`: audio, order, files and model cards."""

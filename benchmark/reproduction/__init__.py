@@ -1,0 +1,1 @@
+"""`bench rerun`: a recorded job done again, and how far the two agree."""

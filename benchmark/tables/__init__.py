@@ -1,0 +1,1 @@
+"""From records to tables: leaderboard, CSV, Markdown, LaTeX and HTML."""

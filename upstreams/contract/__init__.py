@@ -1,0 +1,1 @@
+"""What `bench check` does: it holds an upstream to the contract and measures what it costs."""

@@ -1,0 +1,1 @@
+"""Encoders that other people trained, read from their own formats."""

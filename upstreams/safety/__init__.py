@@ -1,0 +1,1 @@
+"""Reading checkpoints as data: nothing that is read can run code."""

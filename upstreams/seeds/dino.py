@@ -1,0 +1,301 @@
+"""DINO for speaker embeddings (Cho et al., 2022): residual x-vector, its checkpoints in hyperion's format, objective.
+
+What differs from the authors' code (hyperion, branch persephone-dino, recipe dinossl.v1), beside `hyperion_features`:
+
+- A clip none of whose frames holds sound keeps all of them; theirs is given zeros for an embedding.
+- Crops are cut from clips as they are, where theirs are cut from files without silence; a clip shorter than a crop is
+  taken whole, where theirs are left out. Batch norms see what follows such a clip as silence.
+- Noise is 0 to 18 dB below, where theirs is 3 to 18 for music and babble; without folders of noises and rooms both are
+  synthetic, the rooms colouring what they answer. Reverberation is within the crop, without the half second before it.
+- Adam without AMSGrad, which `optimization` lacks. Cosines with prototypes and the loss are in single
+  precision. Of several processes, the first one's crops are what is centred by.
+- Activations end at 6, as hyperion's command line has it where a recipe says nothing.
+- The size "mini", for minutes on a CPU, is this project's own; its first convolution halves time and frequency.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from upstreams import register
+from upstreams.arguments import advice
+from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
+from upstreams.families.hyperion import Network as Network
+from upstreams.families.hyperion import exported as exported
+from upstreams.families.hyperion import network_of as network_of
+from upstreams.families.hyperion_features import BANDS, CONTEXT, DITHER, HOP, RATE, HyperionMel, without_mean
+from upstreams.families.residual_xvector import STAGES, Shape, XVector, flattened
+from upstreams.pretraining.augmentation import SHARES, Folder, Sources, augmented
+from upstreams.pretraining.methods import Batch, Method, Recipe, Step
+from upstreams.pretraining.optimization import half_cosine
+from upstreams.pretraining.teacher import follow, teacher_of
+from upstreams.safety import checkpoints
+from upstreams.safety.allow_list import printable
+from upstreams.seeds.augmented_views import segments
+
+PACE = 2  # mel frames from one frame to the next; a convolution that makes fewer than all makes one of 2 or more
+
+
+class Dino(Upstream):
+    """A frame every 20 ms, for which later stages repeat theirs: recognition needs more than one in 80.
+
+    Layers are the first convolution's output and each stage's, channels by bands; silence keeps its frames. The
+    summary is the embedding.
+    """
+
+    identity = "upstreams.dino:Dino"
+    hop, window = HOP * PACE, HOP // 2
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.layers, self.dim = STAGES + 1, network.shape.width
+
+    def settings(self) -> dict[str, object]:
+        shape = self.network.shape
+        return {"stride": shape.stride, "capped": shape.capped, "context": CONTEXT, "dither": DITHER}
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
+        stages = self.network.encoder_net(*self.network.features(waveforms, lengths))
+        counts = self.frame_lengths(lengths)
+        layers = zip(stages, self.network.shape.hops, strict=True)
+        frames = [paced(flattened(maps).float(), kept, hop, counts) for (maps, kept), hop in layers]
+        return Features(torch.stack(frames, dim=3).permute(0, 2, 3, 1).contiguous(), counts)
+
+    def summarize(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """The embedding, (B, 1, dim)."""
+        return self.network(waveforms, lengths).float()[:, None]
+
+
+def paced(frames: Tensor, counts: Tensor, hop: int, wanted: Tensor) -> Tensor:
+    """Frames (B, D, T) that come every `hop` mel frames, every PACE of these: averaged or repeated, (B, D, max wanted).
+
+    They are zero beyond counts (B,), and then beyond wanted (B,).
+    """
+    size = int(wanted.max())
+    starts = torch.arange(size, device=frames.device) * PACE
+    if hop < PACE:
+        padded = F.pad(frames, (0, size * PACE - frames.shape[2]))
+        return padded.unflatten(2, (size, PACE)).sum(3) / (counts[:, None] - starts).clamp(1, PACE)[:, None]
+    return frames[:, :, starts // hop].masked_fill(~valid(wanted, size)[:, None], 0.0)
+
+
+def loaded(checkpoint: str, random: bool) -> Upstream:
+    upstream = Dino(network_of(checkpoint, random))
+    upstream.origin = checkpoints.digests([checkpoints.expanded(checkpoint)])
+    return upstream
+
+
+@register
+def dino(checkpoint: str = "", random: bool = False, size: str | None = None) -> Upstream:
+    """DINO for speaker embeddings (Cho et al., 2022) from a checkpoint of hyperion's or ours: dino@FILE."""
+    if checkpoint:
+        if size is not None:
+            raise UpstreamError(f"the size of 'dino@{printable(checkpoint)}' is that of the file; leave it out")
+        return loaded(checkpoint, random)
+    if not random:
+        raise UpstreamError(
+            "'dino' needs its checkpoint: dino@FILE, such as model_ep0070.pth of hyperion's recipe, or what "
+            "`bench pretrain dino` made; dino@random draws weights"
+        )
+    return Dino(Network(size_of("base" if size is None else size).shape))
+
+
+@register
+def dino_mini(random: bool = False) -> Upstream:
+    """DINO's x-vector with 4 blocks of 8 to 64 channels, pre-trained by this project on its embedded corpus."""
+    return loaded(str(SHIPPED / "dino_mini.safetensors"), random)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network, and what it is pre-trained with."""
+
+    shape: Shape
+    hidden: int  # channels of the head
+    bottleneck: int
+    outputs: int
+    seconds: tuple[float, float]  # of large and small crops
+    crops: tuple[int, int]  # of a clip
+    temperatures: tuple[float, float]  # of student and teacher
+    momentum: float  # of the teacher at the start; 1 at the end
+    frozen: float  # share of the training in which the last layer stays
+    augmented: tuple[float, float]  # shares of crops within a room, and in noise
+    recipe: Recipe
+
+
+# The authors' 70 epochs of VoxCeleb2, some 1.02 million clips of at least 4 s; 10 of them warm-up.
+BASE = Recipe(
+    steps=745_000,
+    batch=96,
+    seconds=10.0,
+    lr=0.005 * 96 / 256,
+    warmup=106_000,
+    optimizer="adam",
+    betas=(0.9, 0.95),
+    weight_decay=1e-4,
+)
+# Chosen by equal error rates on validation trials. A teacher that starts at 0.94 soon gives few prototypes for all;
+# without rooms that colour most crops, what a microphone does is taken for the speaker.
+MINI = Recipe(steps=700, batch=32, seconds=4.0, lr=5e-3, warmup=30, betas=(0.9, 0.98), weight_decay=0.01, clip=3.0)
+SIZES = {
+    "mini": Size(
+        Shape(8, (1, 1, 1, 1), 128, BANDS, stride=2),
+        *(512, 128, 512),
+        seconds=(1.5, 0.75),
+        crops=(2, 2),
+        temperatures=(0.1, 0.04),
+        momentum=0.97,
+        frozen=1 / 60,
+        augmented=(0.9, 0.7),
+        recipe=MINI,
+    ),
+    "base": Size(
+        Shape(16, (3, 4, 6, 3), 256, BANDS),
+        *(2048, 256, 65_536),
+        seconds=(4.0, 2.0),
+        crops=(2, 4),
+        temperatures=(0.1, 0.04),
+        momentum=0.996,
+        frozen=1 / 70,
+        augmented=SHARES,
+        recipe=BASE,
+    ),
+}
+
+
+def size_of(name: str) -> Size:
+    if name not in SIZES:
+        raise UpstreamError(f"no size '{printable(name)}' of dino; {advice(name, [*SIZES], False)}")
+    return SIZES[name]
+
+
+class Prototypes(nn.Module):
+    """A linear layer whose rows have length 1."""
+
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(outputs, 1), requires_grad=False)
+        self.weight_v = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(outputs, dim), a=math.sqrt(5)))
+
+    def forward(self, vectors: Tensor, frozen: bool) -> Tensor:
+        rows = self.weight_v.detach() if frozen else self.weight_v
+        return F.linear(vectors, self.weight_g * F.normalize(rows, dim=1))
+
+
+class Head(nn.Module):
+    """Three linear layers, onto the unit sphere, to cosines with prototypes (Caron et al., 2021)."""
+
+    def __init__(self, dim: int, hidden: int, bottleneck: int, outputs: int) -> None:
+        super().__init__()
+        layers = [nn.Linear(dim, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck)]
+        for layer in layers:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
+        self.last_layer = Prototypes(bottleneck, outputs)
+
+    def forward(self, vectors: Tensor, frozen: bool = False) -> Tensor:
+        """(N, D) to (N, outputs). frozen: whether the prototypes take no gradients."""
+        vectors = self.mlp(vectors)
+        with torch.autocast(vectors.device.type, enabled=False):  # cosines are divided by small temperatures
+            return self.last_layer(F.normalize(vectors.float(), dim=1), frozen)
+
+
+class Learner(nn.Module):
+    """Network and head, named as in hyperion's checkpoints."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.backbone = XVector(size.shape)
+        self.head = Head(size.shape.dim, size.hidden, size.bottleneck, size.outputs)
+
+
+class DinoPretraining(Method):
+    """A student tells from any crop of a clip what its teacher makes of a large one (Caron et al., 2021).
+
+    Both give distributions over prototypes; the teacher's are centred by what it gave before, and sharper. The loss is
+    the cross-entropy of the student's for each crop and the teacher's for each other, large one. Beside it is shown
+    the entropy, in nats, of what the teacher gives on average: 0 where all clips have become one.
+    """
+
+    def __init__(self, size: Size, sources: Sources, origin: Mapping[str, str]) -> None:
+        super().__init__()
+        self.size, self.recipe, self.sources, self.origin = size, size.recipe, sources, origin
+        self.mel = HyperionMel()
+        self.student = Learner(size)
+        self.teacher = teacher_of(self.student)
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(1, size.outputs))
+
+    def forward(self, batch: Batch, done: float) -> Step:
+        large, small = (self.crops(batch, *each) for each in zip(self.size.seconds, self.size.crops, strict=True))
+        frozen = done < self.size.frozen
+        with torch.no_grad():
+            target = self.teacher.head(self.teacher.backbone.embedding(*large))
+        vectors = self.student.backbone.embedding(*large)
+        everything = torch.cat([vectors, self.student.backbone.embedding(*small)])
+        guess = self.student.head(everything, frozen)
+        cold, colder = self.size.temperatures
+        aims = ((target - self.center) / colder).softmax(1)
+        self.center = CENTERING * self.center + (1 - CENTERING) * target.mean(0, keepdim=True)
+        with torch.autocast(guess.device.type, enabled=False):
+            loss = disagreement(guess / cold, aims, len(batch.lengths))
+        return Step({"loss": loss, "entropy": entropy(aims.mean(0))}, vectors)
+
+    @torch.no_grad()
+    def crops(self, batch: Batch, seconds: float, number: int) -> tuple[Tensor, Tensor]:
+        """Features (number * B, T, 80) of crops of each clip, in rooms and noise of their own, and their frames."""
+        with torch.autocast(batch.waveforms.device.type, enabled=False):
+            parts = [segments(batch.waveforms, batch.lengths, round(seconds * RATE)) for _ in range(number)]
+            waveforms, lengths = (torch.cat(each) for each in zip(*parts, strict=True))
+            mel, frames = self.mel(augmented(waveforms, lengths, self.sources, self.size.augmented), lengths)
+            return without_mean(mel, frames), frames
+
+    def stepped(self, done: float) -> None:
+        follow(self.teacher, self.student, half_cosine(self.size.momentum, 1.0, done))
+
+    def exported(self) -> dict[str, Tensor]:
+        """The teacher's network."""
+        return exported(self.teacher.backbone)
+
+
+CENTERING = 0.9  # share of itself that the centre keeps in a step
+
+
+def disagreement(guess: Tensor, aims: Tensor, clips: int) -> Tensor:
+    """Mean cross-entropy of the students' logits (V * clips, K) and aims (2 * clips, K) of the other large crops.
+
+    Both hold one crop of all clips after the other, the large ones first.
+    """
+    told = guess.log_softmax(1).unflatten(0, (-1, clips))
+    wanted = aims.unflatten(0, (-1, clips))
+    scores = -torch.einsum("gbk,vbk->gv", wanted, told) / clips
+    others = ~torch.eye(len(wanted), len(told), dtype=torch.bool, device=scores.device)
+    return scores[others].mean()
+
+
+def entropy(shares: Tensor) -> Tensor:
+    """In nats, of shares (K,) that add up to 1."""
+    return -(shares * shares.clamp(min=1e-30).log()).sum()
+
+
+def method(size: str, noises: str | None = None, rooms: str | None = None) -> Method:
+    """The objective with a student of a size and its teacher at their start.
+
+    noises, rooms: folders of audio, such as MUSAN's and simulated impulse responses; synthetic ones where left out.
+    Raises UpstreamError for a size that there is none of, and folders that hold no audio.
+    """
+    named = (("noises", noises), ("rooms", rooms))
+    folders = {option: Folder(path, option) for option, path in named if path is not None}
+    sources = Sources(
+        folders["noises"].noises if "noises" in folders else None,
+        folders["rooms"].rooms if "rooms" in folders else None,
+    )
+    return DinoPretraining(size_of(size), sources, {name: folder.digest() for name, folder in folders.items()})
