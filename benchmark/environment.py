@@ -7,10 +7,11 @@ import platform
 import subprocess
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmark.engines.local import cores
-from benchmark.plan import PACKAGES
+from benchmark.errors import UserError, unknown
+from benchmark.files import PACKAGES
 
 CODE = ("benchmark", "upstreams", "downstreams", "tasks.yaml")
 
@@ -66,3 +67,56 @@ def memory() -> str:
     with suppress(OSError, ValueError, AttributeError):
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
     return ""
+
+
+def installed() -> dict[str, str]:
+    """Versions of what the numbers rest on."""
+    found = {"python": platform.python_version()}
+    for package in (
+        "ssl-bench",
+        "torch",
+        "torchaudio",
+        "transformers",
+        "s3prl",
+        "speechbrain",
+        "timm",
+        "scikit-learn",
+        "jiwer",
+        "numpy",
+        "soxr",
+    ):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def device_name(device: str) -> str:
+    """The processor or accelerator behind "cpu" or "cuda"."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {cores()} cores"
+
+
+def device_of(name: str) -> str:
+    """A device that there is; of auto the GPU, if there is one."""
+    if name == "cpu" or (name == "auto" and not any(Path("/dev").glob("nvidia[0-9]*"))):
+        return "cpu"
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] != "cuda":
+        raise unknown("device", name, ["auto", "cpu", "cuda"])
+    number = int(name.split(":")[1]) if name.partition(":")[2].isdigit() else 0
+    if number >= torch.cuda.device_count():
+        raise UserError(
+            f"no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
+        )
+    return name
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

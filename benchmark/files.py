@@ -71,3 +71,11 @@ def remembered(path: Path, key: str, compute: Callable[[], Any], worth: Callable
     if worth(value):
         write_text(path, json.dumps({"key": key, "value": value}))
     return value
+
+
+PACKAGES = Path(__file__).parent.parent
+
+
+def code_stamps(package: str) -> list[Any]:
+    """What changes with the code of a package of this project."""
+    return [stamp(path) for path in sorted((PACKAGES / package).rglob("*.py"))]

@@ -2,169 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmark.data.manifest import Clip, Manifest, prepare
-from benchmark.data.selection import SPLITS, Selection, folds, select
-from benchmark.engines.local import Engine, in_process
+from benchmark.data.manifest import prepare
+from benchmark.data.selection import folds, select
+from benchmark.engines.local import in_process
 from benchmark.errors import UserError, unknown
-from benchmark.files import digest, remembered, stamp
+from benchmark.features.store import extraction
+from benchmark.files import digest
+from benchmark.heads import head_card
 from benchmark.tasks import Task
+from benchmark.values import (
+    Card,
+    Engine,
+    Extraction,
+    HeadCard,
+    Job,
+    Manifest,
+    Point,
+    Selection,
+    Setup,
+    Sweep,
+)
 
 PROTOCOL = 1  # raised in the commit that changes numbers: older records then no longer count
-PACKAGES = Path(__file__).parent.parent
-Point = tuple[float | None, int, int | None]  # of a grid: learning rate, seed, layer
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Where a run reads and writes, and how it computes.
-
-    home: disposable files. results: precious ones. data: corpus -> folder. budget: GB for one store of frames.
-    per_layer: each layer is probed alone too.
-    """
-
-    home: Path
-    results: Path
-    data: tuple[tuple[str, str], ...] = ()
-    device: str = "cpu"
-    precision: str = "fp32"
-    budget: float = 20.0
-    limit: int | None = None
-    skip_bad: bool = False
-    per_layer: bool = False
-
-
-class Card(NamedTuple):
-    """An upstream in plain values: enough to plan with, and to tell whether features on disk are its own.
-
-    name: the reference it was asked for by. hop, window: samples. parameters: number of weights. cost: of encoding, see
-    `cards.cost_of`. origin: SHA-256 of each file that it came from by name, and the "revision" of a hub's.
-    """
-
-    name: str
-    fingerprint: str
-    precision: str
-    sample_rate: int
-    hop: int
-    window: int
-    layers: int
-    dim: int
-    summary_layers: int
-    summary_dim: int
-    parameters: int
-    cost: dict[str, int | float | None] = {}  # noqa: RUF012 (never changed)
-    origin: dict[str, str] = {}  # noqa: RUF012
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What features, and so the ids of jobs, depend on; cost and origin are facts beside it."""
-        return {name: value for name, value in self._asdict().items() if name not in ("cost", "origin")}
-
-    def frames(self, samples: int) -> int:
-        """Frames of a clip of so many samples."""
-        return max(0, samples - self.window) // self.hop + 1
-
-
-class HeadCard(NamedTuple):
-    """What planning needs to know of a head. options: what `head_args` may hold."""
-
-    view: str
-    judged_on: str
-    metrics: dict[str, bool]
-    trained: bool
-    closed: bool
-    options: list[str]
-
-
-class Extraction(NamedTuple):
-    """Features of some clips of a corpus by one upstream, shared by all jobs that can use them. key: cache address."""
-
-    card: Card
-    view: str
-    clips: tuple[Clip, ...]
-    key: str
-
-
-def extraction(card: Card, view: str, clips: Iterable[Clip]) -> Extraction:
-    """The extraction of these clips, whatever the upstream and the corpus are called and wherever they lie."""
-    wanted = tuple(clips)
-    content = [list(card._replace(name="").identity.values()), view, [[clip.id, clip.digest] for clip in wanted]]
-    return Extraction(card, view, wanted, digest(content)[:32])
-
-
-class Job(NamedTuple):
-    """One head trained once. id: hash of everything that can change its result. layer: the only one it is fed."""
-
-    id: str
-    lr: float | None
-    seed: int
-    layer: int | None = None
-
-    @property
-    def point(self) -> Point:
-        """Where in the grid it is."""
-        return self.lr, self.seed, self.layer
-
-
-class Sweep(NamedTuple):
-    """The jobs that share task, upstream and fold, and so train side by side; those of single layers by themselves.
-
-    content: digest of the selection. limit: clips per split, if it cut any.
-    """
-
-    task: Task
-    card: Card
-    head: HeadCard
-    fold: str | None
-    features: str
-    group: str
-    jobs: tuple[Job, ...]
-    selection: Selection
-    content: str
-    limit: int | None = None
-
-    @property
-    def clips(self) -> tuple[Clip, ...]:
-        """Every clip of every split once, in order of id."""
-        return tuple(sorted({clip.id: clip for split in SPLITS for clip in self.selection.clips[split]}.values()))
-
-    @property
-    def by_layer(self) -> bool:
-        """Whether its jobs are fed one layer each."""
-        return any(job.layer is not None for job in self.jobs)
-
-
-def code_stamps(package: str) -> list[Any]:
-    """What changes with the code of a package of this project."""
-    return [stamp(path) for path in sorted((PACKAGES / package).rglob("*.py"))]
-
-
-def head_card(name: str, setup: Setup) -> HeadCard:
-    """What planning needs to know of a head, without importing torch every time."""
-    key = digest([code_stamps("downstreams"), HeadCard._fields])
-    table = remembered(setup.home / "cards" / "heads.json", key, _head_cards)
-    if name not in table:
-        raise unknown("head", name, table)
-    return HeadCard(*table[name])
-
-
-def _head_cards() -> dict[str, list[Any]]:
-    from downstreams import HEADS
-
-    return {
-        name: [head.view, head.judged_on, dict(head.metrics), head.trained, head.closed, _options(head)]
-        for name, head in HEADS.items()
-    }
-
-
-def _options(head: type) -> list[str]:
-    return [name for name in inspect.signature(head).parameters if name not in ("layers", "dim", "targets")]
 
 
 def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Manifest], setup: Setup) -> list[Sweep]:

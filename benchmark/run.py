@@ -11,33 +11,18 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from benchmark.data.clusters import clusters_of, with_clusters
-from benchmark.data.manifest import Manifest
-from benchmark.data.selection import SPLITS
-from benchmark.engines.local import Engine, progress
-from benchmark.environment import commit, machine
+from benchmark.engines.local import progress
+from benchmark.environment import commit, device_name, installed, machine
 from benchmark.errors import Failure, UserError, failure
 from benchmark.features.datasets import AudioSet, FeatureSet
-from benchmark.features.descriptions import describe, device_name, installed
+from benchmark.features.descriptions import describe
 from benchmark.features.encoding import upstream_of
 from benchmark.features.store import extract
-from benchmark.plan import (
-    PROTOCOL,
-    Card,
-    Extraction,
-    Job,
-    Setup,
-    Sweep,
-    contents,
-    expand,
-    extraction_of,
-    extractions,
-    fixed,
-    prepare_all,
-    unprobed,
-)  # fmt: skip
+from benchmark.plan import PROTOCOL, contents, expand, extraction_of, extractions, fixed, prepare_all, unprobed
 from benchmark.records import Record, Results
 from benchmark.tables.leaderboard import Table, leaderboard
 from benchmark.tasks import Task
+from benchmark.values import SPLITS, Card, Engine, Extraction, Job, Manifest, Setup, Sweep
 
 UNUSABLE = "training texts longer than their frames"  # skipped by training, whatever was asked for
 

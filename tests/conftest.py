@@ -13,8 +13,8 @@ import pytest
 from hypothesis import settings
 
 from benchmark.engines.local import in_process
-from benchmark.plan import Setup
 from benchmark.tasks import Task, load_tasks
+from benchmark.values import Setup
 from tests.benchmark.sounds import PROTOCOL, write_tones
 
 if TYPE_CHECKING:

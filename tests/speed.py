@@ -27,10 +27,10 @@ from torch import Tensor
 from benchmark.engines.local import in_process
 from benchmark.features.encoding import keep_memory, upstream_of
 from benchmark.features.export import export
-from benchmark.plan import Setup
 from benchmark.run import run
 from benchmark.statistics.intervals import estimate
 from benchmark.tasks import Task
+from benchmark.values import Setup
 from downstreams.metrics import eer
 from tests.benchmark import worlds
 from upstreams import create

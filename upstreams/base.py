@@ -45,7 +45,7 @@ class Upstream(nn.Module, ABC):
     layers: int  # L, counting the input of the first block
     dim: int  # D
     version: int = 1  # raised by the commit that changes what the class computes
-    identity: str = ""  # "module:Class" that the fingerprint keeps if the class moves; by default where it is now
+    stable_name: str = ""  # "module:Class" that the fingerprint keeps if the class moves; by default where it is now
     source: str = ""  # digest of the user's file that it came from; set by `upstreams.create`
     origin: Mapping[str, str] = {}  # where weights came from: SHA-256 of each file by name, and "revision" of a hub's
 
@@ -101,7 +101,7 @@ def by_length(encode: Callable[[Tensor], Tensor], waveforms: Tensor, lengths: Te
 
 def identity_of(kind: type[Upstream]) -> tuple[str, str]:
     """Module and name by which the fingerprint knows a class; a subclass does not inherit them."""
-    module, _, name = vars(kind).get("identity", "").partition(":")
+    module, _, name = vars(kind).get("stable_name", "").partition(":")
     return (module, name) if name else (kind.__module__, kind.__qualname__)
 
 

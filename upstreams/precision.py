@@ -11,7 +11,7 @@ from upstreams.base import Features, Upstream, UpstreamError, fingerprint
 class Autocast(Upstream):
     """An upstream under bfloat16 autocast; features come out as float32."""
 
-    identity = "upstreams.precision:Autocast"
+    stable_name = "upstreams.precision:Autocast"
 
     def __init__(self, upstream: Upstream) -> None:
         super().__init__()

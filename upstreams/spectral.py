@@ -145,7 +145,7 @@ def trimmed(waveforms: Tensor, lengths: Tensor, shortest: int) -> Tensor:
 class Fbank(Spectral):
     """80 log-mel bands with deltas and delta-deltas."""
 
-    identity = "upstreams.spectral:Fbank"
+    stable_name = "upstreams.spectral:Fbank"
 
     def __init__(self) -> None:
         super().__init__(LogMel(80), 80, center=-5.0, scale=3.0)
@@ -157,7 +157,7 @@ class Fbank(Spectral):
 class FbankCmvn(Fbank):
     """`Fbank` with each clip's own mean and variance removed (Yang et al., 2021)."""
 
-    identity = "upstreams.spectral:FbankCmvn"
+    stable_name = "upstreams.spectral:FbankCmvn"
 
     def finish(self, frames: Tensor, counts: Tensor) -> Tensor:
         # Measured from the first frame, a constant band is exactly zero: rounding is never blown up to unit variance.
@@ -171,7 +171,7 @@ class FbankCmvn(Fbank):
 class Mfcc(Spectral):
     """13 cepstral coefficients of 23 mel bands with deltas and delta-deltas."""
 
-    identity = "upstreams.spectral:Mfcc"
+    stable_name = "upstreams.spectral:Mfcc"
 
     def __init__(self) -> None:
         center, scale = torch.zeros(13), torch.full((13,), 20.0)
@@ -187,7 +187,7 @@ class Mfcc(Spectral):
 class Spectrogram(Spectral):
     """Logarithm of the power in 257 bins of 31.25 Hz."""
 
-    identity = "upstreams.spectral:Spectrogram"
+    stable_name = "upstreams.spectral:Spectrogram"
     order = 0
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ FLOOR = "fbank"  # shown beside the systems; as it learns nothing, it has no see
 class Arm:
     """One side of a contrast. method: as for `bench pretrain`. trained: or left with its start weights. what: it is.
 
-    metadata, only: as in `benchmark.pretraining.training.Request`. after: the arm from whose weights of the same seed
+    metadata, only: as in `PretrainingRequest`. after: the arm from whose weights of the same seed
     it goes on by rounds of pseudo-labels; "": it is pre-trained by its method.
     """
 

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from benchmark.claims.definitions import ARMS, CLAIMS, FLOOR, Arm, Claim, Regime
-from benchmark.engines.local import Engine, equal
 from benchmark.errors import unknown
 from benchmark.files import digest
-from benchmark.plan import Setup
 from benchmark.pretraining.sources import Pool, pool_of
 from benchmark.run import Outcome, run, threads
 from benchmark.tasks import Task, load_tasks
+from benchmark.values import Engine, Setup, equal
 
 if TYPE_CHECKING:
-    from benchmark.pretraining.training import Request
+    from benchmark.pretraining.requests import PretrainingRequest
     from upstreams.pretraining.loop import Recipe
 
 X = TypeVar("X")
@@ -183,7 +182,7 @@ def with_checkpoints(plan: Plan, setup: Setup, steps: int | None, engine: Engine
     return plan._replace(pretrainings=tuple(found[name, seed] for name in plan.arms for seed in range(plan.seeds)))
 
 
-def _pretraining(arm: Arm, asked: Request, pool: Pool, before: Pretraining | None) -> Pretraining:
+def _pretraining(arm: Arm, asked: PretrainingRequest, pool: Pool, before: Pretraining | None) -> Pretraining:
     """A checkpoint with what decides its weights in its name, so that what is there already can be taken.
 
     Of pseudo-labels it is all but the defaults of `bench pseudo-label`.
@@ -195,7 +194,7 @@ def _pretraining(arm: Arm, asked: Request, pool: Pool, before: Pretraining | Non
     return Pretraining(arm, asked.seed, recipe.steps, seconds, path, code, before.path if before else None)
 
 
-def _pretrained(asked: Request, pool: Pool) -> tuple[Recipe, Any]:
+def _pretrained(asked: PretrainingRequest, pool: Pool) -> tuple[Recipe, Any]:
     """How a method is trained, and what decides its weights."""
     from benchmark.pretraining.training import identity, recipe_of
     from upstreams.pretraining.loop import method as build
@@ -205,7 +204,7 @@ def _pretrained(asked: Request, pool: Pool) -> tuple[Recipe, Any]:
     return recipe, identity(asked, method, recipe, pool)
 
 
-def _refined(asked: Request, before: Pretraining) -> tuple[Recipe, Any]:
+def _refined(asked: PretrainingRequest, before: Pretraining) -> tuple[Recipe, Any]:
     """How rounds of pseudo-labels tune a checkpoint that may not be there yet, and what decides its weights."""
     from benchmark.pretraining.training import recipe_of
     from upstreams.pretraining.aam_softmax import MINI, MarginTuning
@@ -214,10 +213,10 @@ def _refined(asked: Request, before: Pretraining) -> tuple[Recipe, Any]:
     return recipe, [before.code, repr(replace(MINI, recipe=recipe)), MarginTuning.version, ROUNDS]
 
 
-def _request(arm: Arm, seed: int, steps: int | None, setup: Setup, corpus: str) -> Request:
-    from benchmark.pretraining.training import Request
+def _request(arm: Arm, seed: int, steps: int | None, setup: Setup, corpus: str) -> PretrainingRequest:
+    from benchmark.pretraining.requests import PretrainingRequest
 
-    return Request(
+    return PretrainingRequest(
         arm.method, corpus, setup.home, size=SIZE, seed=seed, steps=steps, data=setup.data, device=setup.device,
         readers=2, skip_bad=setup.skip_bad, metadata=arm.metadata, only=arm.only,
     )  # fmt: skip

@@ -10,13 +10,13 @@ import numpy as np
 
 from benchmark.claims.contrasts import Clips, Sample, Trials
 from benchmark.claims.execution import Plan, label_of
-from benchmark.corpora import Utterance
 from benchmark.data.manifest import find, root_of
 from benchmark.errors import UserError
-from benchmark.plan import Setup, fixed
+from benchmark.plan import fixed
 from benchmark.records import Record, Results
 from benchmark.tables.leaderboard import current, leaderboard
 from benchmark.tasks import Task
+from benchmark.values import Setup, Utterance
 
 Row = Mapping[str, str]  # of outcomes
 Mark = Callable[[Row], tuple[float, float] | None]

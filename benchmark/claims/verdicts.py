@@ -18,10 +18,10 @@ from benchmark.claims.notes import notes, steps_of
 from benchmark.claims.predictions import Answers, Cell, answers, complete, marked, newest, sample, speakers_of
 from benchmark.errors import UserError
 from benchmark.files import write_text
-from benchmark.plan import Setup
 from benchmark.records import Record, Results
 from benchmark.statistics.intervals import Interval
 from benchmark.tables.markdown import table
+from benchmark.values import Setup
 
 AVERAGE = "average"
 COLUMNS = ["claim", "regime", "task", "first", "second", "difference [95 % interval]", "verdict"]

@@ -27,7 +27,6 @@ from benchmark.cli.options import (
     Upstream,
     Upstreams,
     Workers,
-    device_of,
     expanded,
     pairs_of,
     precision_of,
@@ -38,6 +37,7 @@ from benchmark.cli.options import (
 from benchmark.cli.output import board_of, draw, families, finish, readable, say, show, warn, write_tables
 from benchmark.cli.table_commands import compare, report
 from benchmark.cli.training_commands import claims, pretrain, pseudo_label
+from benchmark.environment import device_of
 from benchmark.errors import as_users, is_users
 
 app = typer.Typer(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from benchmark.environment import device_of
 from benchmark.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from benchmark.plan import Setup
     from benchmark.tasks import Protocol, Task
+    from benchmark.values import Setup
 
 REFERENCE = (
     "NAME, NAME@FILE?key=value, NAME@random, hf:FOLDER_OR_ID, s3prl:NAME@FILE, speechbrain:FOLDER_OR_ID, fairseq:FILE"
@@ -81,7 +82,7 @@ def setup_of(
     per_layer: bool = False,
 ) -> Setup:
     """How and where to run, as the options say."""
-    from benchmark.plan import Setup
+    from benchmark.values import Setup
 
     return Setup(
         expanded(home).resolve(), expanded(results), tuple(sorted(pairs_of(data).items())), device_of(device),
@@ -109,22 +110,4 @@ def precision_of(name: str) -> str:
     """The name of a precision that there is."""
     if name not in ("fp32", "bf16"):
         raise unknown("precision", name, ["fp32", "bf16"])
-    return name
-
-
-def device_of(name: str) -> str:
-    """A device that there is; of auto the GPU, if there is one."""
-    if name == "cpu" or (name == "auto" and not any(Path("/dev").glob("nvidia[0-9]*"))):
-        return "cpu"
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] != "cuda":
-        raise unknown("device", name, ["auto", "cpu", "cuda"])
-    number = int(name.split(":")[1]) if name.partition(":")[2].isdigit() else 0
-    if number >= torch.cuda.device_count():
-        raise UserError(
-            f"no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
-        )
     return name

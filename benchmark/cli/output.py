@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 def show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Print a leaderboard with its notes."""
-    from benchmark.tables.report import drawn, notes
+    from benchmark.tables.cells import notes
+    from benchmark.tables.report import drawn
 
     screen = console()
     for board in drawn(table, rows, columns, screen.width):

@@ -17,7 +17,6 @@ from benchmark.cli.options import (
     ResultsFolder,
     SaveEvery,
     SkipBad,
-    device_of,
     expanded,
     pairs_of,
     precision_of,
@@ -25,6 +24,7 @@ from benchmark.cli.options import (
     setup_of,
 )
 from benchmark.cli.output import draw, finish, readable, say
+from benchmark.environment import device_of
 
 Corpus = Annotated[str, typer.Option("--corpus", metavar="NAME|FOLDER", help="A corpus, or any folder of audio.")]
 Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Stretches in a step; --lr stays.")]
@@ -64,11 +64,13 @@ def pretrain(
     device: Device = "auto", skip_bad: SkipBad = False,
 ) -> None:  # fmt: skip
     """Pre-train an encoder on audio; the same command again goes on where it stopped."""
-    from benchmark.engines.local import cores, engine
+    from benchmark.engines.local import engine
+    from benchmark.environment import cores
     from benchmark.pretraining.label_weights import parsed
-    from benchmark.pretraining.training import Request, pretrain
+    from benchmark.pretraining.requests import PretrainingRequest
+    from benchmark.pretraining.training import pretrain
 
-    request = Request(
+    request = PretrainingRequest(
         method, corpus, expanded(home).resolve(), out, size, seed, steps, hours, batch, lr,
         None if precision is None else precision_of(precision), accumulate, half, tuple(sorted(pairs_of(data).items())),
         device_of(device), workers, save_every, skip_bad, parsed(metadata), only, strength,
@@ -109,11 +111,12 @@ def pseudo_label(
     device: Device = "auto", skip_bad: SkipBad = False,
 ) -> None:  # fmt: skip
     """Tune an encoder on clusters of its own embeddings, round by round; no label of the corpus is used."""
-    from benchmark.engines.local import cores, engine
+    from benchmark.engines.local import engine
+    from benchmark.environment import cores
     from benchmark.pretraining.pseudo_labels import refine, request_of
-    from benchmark.pretraining.training import Request
+    from benchmark.pretraining.requests import PretrainingRequest
 
-    training = Request(
+    training = PretrainingRequest(
         "", corpus, expanded(home).resolve(), out, seed=seed, steps=steps, batch=batch, lr=lr,
         precision=None if precision is None else precision_of(precision), accumulate=accumulate, half=half,
         data=tuple(sorted(pairs_of(data).items())), device=device_of(device), readers=workers, save_every=save_every,
@@ -140,7 +143,8 @@ def claims(
 ) -> None:  # fmt: skip
     """Pre-train the seed systems in miniature, and re-run the contrasts that their papers' headlines rest on."""
     from benchmark.claims import execution, verdicts
-    from benchmark.engines.local import cores, engine
+    from benchmark.engines.local import engine
+    from benchmark.environment import cores
 
     setup = setup_of(None, home, results / "claims", device, "fp32", None, 20.0, False)
     plan = execution.plan(systems or [], seeds, execution.tasks_of())

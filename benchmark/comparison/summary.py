@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmark.comparison.pairs import LEVEL, Compared, Pair
 from benchmark.statistics.intervals import Interval
-from benchmark.tables.report import SHORT, digits_of
+from benchmark.tables.cells import SHORT, digits_of
 
 COLUMNS = ["task", "metric", "first", "second", "difference [95 %]", "p", "p (Holm)", "better / worse on", "verdict"]
 SHOWN = ["id", "reference", "first", "second", "better"]

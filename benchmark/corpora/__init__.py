@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
-X = TypeVar("X")
-Y = TypeVar("Y")
-Engine = Callable[[Callable[[X], Y], Iterable[X]], list[Y]]  # `map`, in process or on many
+from benchmark.values import Engine, Trial, Utterance
 
-
-@dataclass(frozen=True)
-class Utterance:
-    """A labelled stretch of audio.
-
-    id: unique in its corpus. audio: the file. split: "train", "valid", "test", or another name that no task reads.
-    labels: task target -> label; several labels of one target are joined by "|".
-    start, duration: seconds; a duration of None reaches to the end of the file.
-    """
-
-    id: str
-    audio: Path
-    split: str
-    labels: dict[str, str] = field(default_factory=dict)
-    start: float = 0.0
-    duration: float | None = None
-
-
-class Trial(NamedTuple):
-    """Whether one speaker said both utterances, a question of the split's trial list."""
-
-    split: str
-    enroll: str
-    test: str
-    target: bool
-
-
-Generator = Callable[[Path], Iterator["Utterance | Trial"]]
+Generator = Callable[[Path], Iterator[Utterance | Trial]]
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmark.corpora import Trial, Utterance, corpus
+from benchmark.corpora import corpus
 from benchmark.errors import UserError
+from benchmark.values import Trial, Utterance
 
 
 @corpus()

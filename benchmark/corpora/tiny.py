@@ -8,10 +8,11 @@ from pathlib import Path
 
 from numpy.random import Generator
 
-from benchmark.corpora import Engine, Trial, Utterance, corpus
+from benchmark.corpora import corpus
 from benchmark.corpora.synthesis.events import EVENTS
 from benchmark.corpora.synthesis.rendering import Clip, make
 from benchmark.corpora.synthesis.speakers import STYLES, Speech, generator
+from benchmark.values import Engine, Trial, Utterance
 
 # Raised by the commit that changes the sound of any clip, so that files of an older recipe are not taken for its own.
 RECIPE = 1

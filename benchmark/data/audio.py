@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmark.values import Stretch
+
 SHORTEST = 0.025  # seconds; as upstreams.base.Upstream.SHORTEST
 LEAD = {"VORBIS": 1 << 18, **{f"MPEG_LAYER_{layer}": 1 << 14 for layer in ("I", "II", "III")}}  # samples; see `_decode`
 BLOCK = 1 << 20  # samples looked over at once, so that an hour-long file needs no more memory than a short one
@@ -33,15 +35,6 @@ class Inspection(NamedTuple):
     digest: str
     problem: str
     content: str = ""
-
-
-class Stretch(NamedTuple):
-    """Samples [first, first + samples) of a file with `rate` samples a second."""
-
-    audio: str
-    first: int
-    samples: int
-    rate: int
 
 
 def inspect(path: str) -> Inspection:

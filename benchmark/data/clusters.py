@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmark.data.manifest import Clip
 from benchmark.tasks import Task
+from benchmark.values import Clip
 
 Row = Mapping[str, Any]  # of outcomes
 

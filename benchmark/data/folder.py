@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.corpora import Trial, Utterance
 from benchmark.errors import UserError
+from benchmark.values import Trial, Utterance
 
 if TYPE_CHECKING:
     import pandas

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmark.data.leaks import PAIRS, common_audio, copies
-from benchmark.data.manifest import Clip, Manifest
-from benchmark.data.selection import SPLITS, folds, select
+from benchmark.data.selection import folds, select
 from benchmark.data.trial_lists import repeated
 from benchmark.errors import UserError
-from benchmark.plan import Setup, head_card
+from benchmark.heads import head_card
 from benchmark.tasks import Task
+from benchmark.values import SPLITS, Clip, Manifest, Setup
 
 
 def summary(manifest: Manifest) -> list[list[str]]:

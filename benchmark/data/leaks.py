@@ -10,9 +10,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from benchmark.data.audio import SHORTEST
-from benchmark.data.manifest import Clip
 from benchmark.errors import UserError
 from benchmark.tasks import Task
+from benchmark.values import Clip
 
 PAIRS = (("train", "valid"), ("train", "test"), ("valid", "test"))
 

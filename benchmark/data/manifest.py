@@ -5,50 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmark.corpora import Corpus, Trial, Utterance, corpora
-from benchmark.data.audio import SHORTEST, Inspection, Stretch, inspect
+from benchmark.corpora import Corpus, corpora
+from benchmark.data.audio import SHORTEST, Inspection, inspect
 from benchmark.data.folder import folder
-from benchmark.engines.local import Engine, in_process
 from benchmark.errors import UserError, unknown
 from benchmark.files import digest, stamp, write_text
+from benchmark.values import Clip, Engine, Manifest, Stretch, Trial, Utterance, X, Y, equal
 
 FORMAT = 2  # raised when a stored manifest no longer says all that is needed
 CHUNK = 64  # files looked over as one piece of work
-
-
-class Clip(NamedTuple):
-    """An utterance that was looked over.
-
-    digest: of its file's bytes and of where in it the stretch lies. problem: why it cannot be used, or "".
-    content: digest of what its whole file sounds like, see `audio.Inspection`: it tells copies, and is part of no key.
-    """
-
-    id: str
-    split: str
-    labels: dict[str, str]
-    stretch: Stretch
-    digest: str
-    problem: str
-    content: str = ""
-
-    @property
-    def seconds(self) -> float:
-        """Length."""
-        return self.stretch.samples / self.stretch.rate if self.stretch.rate else 0.0
-
-
-class Manifest(NamedTuple):
-    """A corpus as plain values. digest: of everything but the paths, so a moved corpus is the same corpus."""
-
-    corpus: str
-    digest: str
-    clips: list[Clip]
-    trials: list[Trial]
 
 
 def find(name: str, data: dict[str, str]) -> Corpus:
@@ -76,12 +46,19 @@ def root_of(corpus: Corpus, home: Path, data: dict[str, str]) -> Path:
     raise UserError(f"corpus {corpus.name!r} needs its folder: add --data {corpus.name}=FOLDER (see: bench data list)")
 
 
+def one_after_another(
+    function: Callable[[X], Y], items: Iterable[X], title: str = "", weight: Callable[[X], float] = equal
+) -> list[Y]:
+    """The plainest engine: in this process, without progress."""
+    return [function(item) for item in items]
+
+
 def path_of(corpus: Corpus, root: Path, home: Path) -> Path:
     """The file that keeps the manifest of a corpus at `root`."""
     return home / "manifests" / f"{corpus.name}-{digest(str(root))[:12]}.json"
 
 
-def prepare(name: str, home: Path, data: dict[str, str], engine: Engine = in_process) -> Manifest:
+def prepare(name: str, home: Path, data: dict[str, str], engine: Engine = one_after_another) -> Manifest:
     """The manifest of a corpus; makes and looks over only the audio that is new or changed since the last time."""
     corpus = find(name, data)
     root = root_of(corpus, home, data)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmark.corpora import Trial, Utterance, corpus
+from benchmark.corpora import corpus
 from benchmark.data.folder import audio_under
 from benchmark.errors import UserError
+from benchmark.values import Trial, Utterance
 
 
 @corpus()

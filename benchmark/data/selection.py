@@ -5,36 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
 
-from benchmark.corpora import Trial
 from benchmark.data.leaks import PAIRS, place, refuse_leaks
-from benchmark.data.manifest import Clip, Manifest
 from benchmark.data.trial_lists import faults, sentence
 from benchmark.errors import UserError
 from benchmark.files import digest
 from benchmark.tasks import Task
+from benchmark.values import SPLITS, Clip, Manifest, Selection, Trial
 
-SPLITS = ("train", "valid", "test")
 DRAWN_TRIALS = 2000  # of each kind, where a corpus has speakers but no trial list
-
-
-class Selection(NamedTuple):
-    """Clips by split in a fixed order, the trials of each split, and what was left out, by reason."""
-
-    clips: dict[str, list[Clip]]
-    trials: dict[str, list[Trial]]
-    skipped: dict[str, int]
-
-    @property
-    def digest(self) -> str:
-        """Of ids, labels, audio and trials: of everything that can change a score."""
-        clips = {split: [[clip.id, clip.labels, clip.digest] for clip in clips] for split, clips in self.clips.items()}
-        return digest([clips, self.trials])
-
-    def targets(self, split: str, target: str) -> dict[str, str]:
-        """Label by id."""
-        return {clip.id: clip.labels[target] for clip in self.clips[split]}
 
 
 def select(

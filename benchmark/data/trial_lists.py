@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmark.corpora import Trial
 from benchmark.data.leaks import place
-from benchmark.data.manifest import Clip
+from benchmark.values import Clip, Trial
 
 ABSENT = "without their clips"
 ITSELF = "of a clip with itself"

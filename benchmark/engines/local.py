@@ -10,22 +10,13 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
+from benchmark.environment import cores
 from benchmark.errors import UserError
-
-X = TypeVar("X")
-Y = TypeVar("Y")
+from benchmark.values import Engine, X, Y, equal
 
 _post: Callable[[float], None] | None = None  # where `progress` of the item at work goes
-
-
-class Engine(Protocol):
-    """Maps a module-level function over small picklable items, in order."""
-
-    def __call__(
-        self, function: Callable[[X], Y], items: Iterable[X], title: str = "", weight: Callable[[X], float] = ...
-    ) -> list[Y]: ...
 
 
 def progress(done: float, total: float) -> None:
@@ -37,11 +28,6 @@ def progress(done: float, total: float) -> None:
 def mapped() -> bool:
     """Whether an item is at work, whose `progress` is shown already."""
     return _post is not None
-
-
-def equal(item: Any) -> float:
-    """The weight of items that take equally long."""
-    return 1.0
 
 
 def in_process(
@@ -162,11 +148,6 @@ _parent: int = 0
 def engine(workers: int) -> Engine:
     """`in_process` for one worker, else a pool."""
     return in_process if workers <= 1 else pool(workers)
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.audio import samples_at
-from benchmark.data.manifest import Clip
 from benchmark.features.encoding import padded, prefetched
 from benchmark.features.store import layout, path_of, rows
-from benchmark.plan import Card, Extraction
+from benchmark.values import Card, Clip, Extraction
 
 IN_MEMORY = 2e9  # bytes of summaries that are read into memory whole
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from benchmark.engines.local import cores
-from benchmark.files import digest, remembered, stamp
-from benchmark.plan import PACKAGES, Card, Setup, code_stamps
+from benchmark.environment import cores, device_name, installed
+from benchmark.files import PACKAGES, code_stamps, digest, remembered, stamp
+from benchmark.values import Card, Setup
 from upstreams import FAMILIES, in_own_file, parted
 
 WEIGHTS = PACKAGES / "upstreams" / "weights"  # NAME.safetensors of the registered names whose weights are shipped
@@ -97,33 +95,3 @@ def _measure(card: Card, setup: Setup) -> dict[str, int | float | None]:
         with suppress(Exception):  # a run does not depend on it: code may be such that torch's counter cannot look in
             cost[name] = float(f"{measure(upstream):.4g}")
     return cost | {"threads": torch.get_num_threads()}
-
-
-def installed() -> dict[str, str]:
-    """Versions of what the numbers rest on."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "ssl-bench",
-        "torch",
-        "torchaudio",
-        "transformers",
-        "s3prl",
-        "speechbrain",
-        "timm",
-        "scikit-learn",
-        "jiwer",
-        "numpy",
-        "soxr",
-    ):
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def device_name(device: str) -> str:
-    """The processor or accelerator behind "cpu" or "cuda"."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {cores()} cores"

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.audio import read
-from benchmark.data.manifest import Clip
 from benchmark.errors import UserError
-from benchmark.plan import Setup
+from benchmark.values import Clip, Setup
 
 
 def prefetched(every: Sequence[tuple[Clip, ...]], rate: int) -> Iterator[tuple[tuple[Clip, ...], list[np.ndarray]]]:

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.audio import Stretch, inspect, samples_at
+from benchmark.data.audio import inspect, samples_at
 from benchmark.data.folder import audio_under
-from benchmark.data.manifest import Clip
 from benchmark.engines.local import bar
 from benchmark.errors import UserError
 from benchmark.features.encoding import encode, prefetched, upstream_of
 from benchmark.features.store import batch_seconds, batches
 from benchmark.files import aside
-from benchmark.plan import Setup
+from benchmark.values import Clip, Setup, Stretch
 
 
 def export(

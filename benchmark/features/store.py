@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark.data.audio import samples_at
-from benchmark.data.manifest import Clip
-from benchmark.engines.local import Engine, in_process, progress
+from benchmark.engines.local import in_process, progress
 from benchmark.errors import Failure, UserError, failure
 from benchmark.features.encoding import encode, prefetched, upstream_of
-from benchmark.files import aside, sweep, write_text
-from benchmark.plan import Extraction, Setup
+from benchmark.files import aside, digest, sweep, write_text
+from benchmark.values import Card, Clip, Engine, Extraction, Setup
 
 HEADER = 128  # bytes before the numbers of an .npy file
 SHARD_SECONDS = 120.0  # of audio; what an interruption can lose
@@ -226,3 +225,10 @@ def _sound(bare: Extraction, clip: Clip, part: np.ndarray, count: int) -> None:
         raise UserError(
             f"upstream {name!r} gives features of clip {clip.id!r} that {kind}{hint}; see: bench check {name}"
         )
+
+
+def extraction(card: Card, view: str, clips: Iterable[Clip]) -> Extraction:
+    """The extraction of these clips, whatever the upstream and the corpus are called and wherever they lie."""
+    wanted = tuple(clips)
+    content = [list(card._replace(name="").identity.values()), view, [[clip.id, clip.digest] for clip in wanted]]
+    return Extraction(card, view, wanted, digest(content)[:32])

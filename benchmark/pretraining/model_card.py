@@ -9,14 +9,14 @@ from shlex import quote
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmark.features.descriptions import device_name, installed
+from benchmark.environment import device_name, installed
 from benchmark.pretraining.label_weights import told
 from benchmark.tables.markdown import code, plain, table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchmark.pretraining.training import Request, Training
+    from benchmark.pretraining.requests import PretrainingRequest, Training
     from upstreams.pretraining.loop import History
 
 ROWS = 20  # of the loss curve that the Markdown shows
@@ -30,12 +30,12 @@ class CurveRow(NamedTuple):
     terms: dict[str, float]
 
 
-def usage(request: Request) -> str:
+def usage(request: PretrainingRequest) -> str:
     """The command that runs the benchmark on what was pre-trained."""
     return f"bench run {quote(request.method.partition('?')[0] + '@' + str(request.output))}"
 
 
-def command(request: Request) -> str:
+def command(request: PretrainingRequest) -> str:
     """The command that was given, without what does not change its result."""
     words = ["bench", "pretrain", request.method, "--corpus", request.corpus]
     words += ["--size", request.size, "--seed", str(request.seed)]
@@ -99,7 +99,7 @@ def _labels(training: Training) -> list[dict[str, Any]]:
     return found
 
 
-def _run(request: Request, run: Mapping[str, Any]) -> dict[str, Any]:
+def _run(request: PretrainingRequest, run: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     seconds = run["seconds"]

@@ -13,7 +13,7 @@ from benchmark.pretraining.model_card import usage
 from benchmark.tables.markdown import code, plain, table
 
 if TYPE_CHECKING:
-    from benchmark.pretraining.pseudo_labels import Refinement
+    from benchmark.pretraining.requests import Refinement
 
 Scores = Mapping[str, Mapping[str, Any]]  # by split and metric
 COLUMNS = (

@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.data.manifest import Clip
-from benchmark.engines.local import Engine
 from benchmark.errors import Failure, UserError
 from benchmark.features.descriptions import describe
-from benchmark.features.store import extract, layout, path_of
+from benchmark.features.store import extract, extraction, layout, path_of
 from benchmark.files import aside, digest, write_text
-from benchmark.plan import Setup, extraction
 from benchmark.pretraining import training as pretraining
 from benchmark.pretraining.checkpoint_files import facts_in, make_room, refuse_another, state_of, write_tensors
 from benchmark.pretraining.model_card import facts_of
 from benchmark.pretraining.pseudo_label_card import told_of
+from benchmark.pretraining.requests import Training
 from benchmark.pretraining.segments import Crops, Share
 from benchmark.pretraining.sources import Pool
+from benchmark.values import Clip, Engine, Setup
 
 if TYPE_CHECKING:
-    from benchmark.pretraining.pseudo_labels import Refinement
+    from benchmark.pretraining.requests import Refinement
     from upstreams.pretraining.loop import History
 
 TOLD = ("data", "recipe", "run", "curve")  # of a training
@@ -116,7 +115,7 @@ def sentence(facts: dict[str, Any]) -> str:
     return f"kept {facts['kept']:,} of {facts['clusters']:,} clusters, {clips}{match}"
 
 
-def prepared(asked: Refinement, number: int, labels: np.ndarray) -> pretraining.Training:
+def prepared(asked: Refinement, number: int, labels: np.ndarray) -> Training:
     """The training of a round, on the clips that have a label."""
     import torch
 
@@ -134,17 +133,17 @@ def prepared(asked: Refinement, number: int, labels: np.ndarray) -> pretraining.
     crops = Crops(clips, rate, round(recipe.seconds * rate), recipe.batch, seed, kinds, balanced=False)
     own = {**asked.identity, "round": number, "labels": digest(labels.tolist())}
     request = replace(asked.request.training, out=path, seed=seed)
-    return pretraining.Training(request, path, asked.pool, method, recipe, crops, own, {}, [])
+    return Training(request, path, asked.pool, method, recipe, crops, own, {}, [])
 
 
-def train(training: pretraining.Training, number: int, facts: dict[str, Any], tell: Callable[[str], object]) -> None:
+def train(training: Training, number: int, facts: dict[str, Any], tell: Callable[[str], object]) -> None:
     """Make the steps that are left, keep a state to resume from on the way, and write the weights in the end."""
     share = Share(parts=training.request.accumulate)
     history, run = pretraining.learn(training, share, tell, f"round {number} of {training.request.method}")
     write(training, history, run, facts)
 
 
-def write(training: pretraining.Training, history: History, run: dict[str, Any], facts: dict[str, Any]) -> None:
+def write(training: Training, history: History, run: dict[str, Any], facts: dict[str, Any]) -> None:
     """Write the weights and what is told of the round, all or nothing, and delete the state."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in training.method.exported().items()}
     told = facts_of(training, history, tensors, run)

@@ -6,15 +6,15 @@ import importlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from benchmark.engines.local import Engine, in_process
+from benchmark.engines.local import in_process
 from benchmark.errors import UserError
-from benchmark.files import aside, digest, write_text
-from benchmark.plan import Setup, head_card
+from benchmark.files import aside, write_text
+from benchmark.heads import head_card
 from benchmark.pretraining import training as pretraining
 from benchmark.pretraining.checkpoint_files import (
     facts_in,
@@ -26,78 +26,21 @@ from benchmark.pretraining.checkpoint_files import (
 )
 from benchmark.pretraining.pseudo_label_card import card, facts_of, scored, told_of
 from benchmark.pretraining.pseudo_label_round import perform, raise_first
-from benchmark.pretraining.sources import Pool, pool_of
+from benchmark.pretraining.requests import PretrainingRequest, PseudoLabelRequest, Refinement
+from benchmark.pretraining.sources import pool_of
 from benchmark.records import Record
 from benchmark.run import run
-from benchmark.tasks import Task
+from benchmark.values import Engine
 
 if TYPE_CHECKING:
-    from upstreams.pretraining.aam_softmax import Tuning
+    pass
 
 CLIPS = 10  # in a cluster, on average, unless the user says otherwise
 LARGE = 10_000  # clips, from which on the authors' least size of a cluster is taken
-SMALLEST, AUTHORS_SMALLEST, LARGEST = 4, 8, 50  # clips in a cluster that is kept
-NEAREST = 0.75  # share of a cluster that is kept
+SMALLEST, AUTHORS_SMALLEST = 4, 8  # clips in a cluster that is kept, at least
 
 
-@dataclass(frozen=True)
-class Request:
-    """What `bench pseudo-label` was asked for; None stands for what follows from the corpus or the encoder's size.
-
-    start: file of weights. training: corpus, output and how each round trains; its method is the upstream that reads
-    the weights. clusters: to make. smallest, largest: clips in one that is kept. nearest: share of it that is. scale,
-    margin: of the softmax. verify: a task judged on trials that is told before and after; nothing depends on it.
-    protocol: the file that names it, if it is not built in.
-    """
-
-    start: Path
-    training: pretraining.Request
-    rounds: int = 1
-    clusters: int | None = None
-    smallest: int | None = None
-    largest: int = LARGEST
-    nearest: float = NEAREST
-    scale: float | None = None
-    margin: float | None = None
-    verify: Task | None = None
-    protocol: Path | None = None
-
-
-class Refinement(NamedTuple):
-    """All that is settled before the first round. out: weights to be. clusters, smallest: as in Request, settled.
-
-    identity: what decides the weights after a round, beside its number.
-    """
-
-    request: Request
-    out: Path
-    pool: Pool
-    clusters: int
-    smallest: int
-    tuning: Tuning
-    identity: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Of the upstream that reads the weights."""
-        return self.request.training.method
-
-    @property
-    def setup(self) -> Setup:
-        """Where embeddings are kept, and trials judged."""
-        asked = self.request.training
-        return Setup(asked.home, asked.home / "pseudo_labels", asked.data, asked.device, skip_bad=asked.skip_bad)
-
-    def weights(self, number: int) -> Path:
-        """Those after a round; before the first one those that it starts from."""
-        return self.out.with_suffix(".rounds") / f"{number}.safetensors" if number else self.request.start
-
-    def seed(self, number: int) -> int:
-        """Of all that is random in a round."""
-        return int(digest([self.request.training.seed, number])[:8], 16)
-
-
-def request_of(reference: str, training: pretraining.Request, **options: Any) -> Request:
+def request_of(reference: str, training: PretrainingRequest, **options: Any) -> PseudoLabelRequest:
     """The request for NAME@FILE; raises UserError for a file or reference that there cannot be pseudo-labels of."""
     from upstreams import parted
     from upstreams.pretraining.methods import METHODS
@@ -114,10 +57,10 @@ def request_of(reference: str, training: pretraining.Request, **options: Any) ->
     out = training.out or Path("pretrained") / f"{name}-pseudo-{training.seed}.safetensors"
     if out.expanduser().absolute() == path:
         raise UserError(f"--out {out} is the file to start from; give another")
-    return Request(path, replace(training, method=name, out=out), **options)
+    return PseudoLabelRequest(path, replace(training, method=name, out=out), **options)
 
 
-def refine(request: Request, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
+def refine(request: PseudoLabelRequest, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
     """Cluster and tune for so many rounds, from where the same request stopped if it did; gives the file of weights.
 
     Beside it, as .md and .json, lies its model card, and in a folder .rounds what each round left.
@@ -146,7 +89,7 @@ def refine(request: Request, engine: Engine = in_process, tell: Callable[[str], 
     return asked.out
 
 
-def plan(request: Request, engine: Engine = in_process) -> Refinement:
+def plan(request: PseudoLabelRequest, engine: Engine = in_process) -> Refinement:
     """Look over the audio and the encoder; raises UserError or UpstreamError for what cannot be done."""
     from upstreams.pretraining.aam_softmax import tuning_of
     from upstreams.pretraining.methods import METHODS

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmark.data.audio import Stretch, read, samples_at
-from benchmark.data.manifest import Clip
+from benchmark.data.audio import read, samples_at
 from benchmark.errors import UserError
+from benchmark.values import Clip, Stretch
 
 if TYPE_CHECKING:
     from torch import Tensor

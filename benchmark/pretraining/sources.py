@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.corpora import corpora
-from benchmark.data.manifest import Clip, Manifest, prepare
-from benchmark.engines.local import Engine
+from benchmark.data.manifest import prepare
 from benchmark.errors import UserError, unknown
 from benchmark.files import digest
+from benchmark.values import Clip, Engine, Manifest
 
 FOLDER = "recordings"  # the corpus that any folder is
 

@@ -7,13 +7,14 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from benchmark.engines.local import Engine, cores, in_process
+from benchmark.engines.local import in_process
+from benchmark.environment import cores
 from benchmark.errors import UserError
 from benchmark.files import aside, write_text
 from benchmark.pretraining.checkpoint_files import (
@@ -27,12 +28,14 @@ from benchmark.pretraining.checkpoint_files import (
     write_state,
     write_tensors,
 )
-from benchmark.pretraining.label_weights import Weights, chosen, remarks, told, with_metadata
+from benchmark.pretraining.label_weights import chosen, remarks, told, with_metadata
 from benchmark.pretraining.model_card import card, facts_of, usage
 from benchmark.pretraining.processes import first_alone, only_first_tells
 from benchmark.pretraining.progress import Stopwatch, training_bar
+from benchmark.pretraining.requests import PretrainingRequest, Training
 from benchmark.pretraining.segments import Crops, Share, batches
 from benchmark.pretraining.sources import Pool, pool_of
+from benchmark.values import Engine
 
 if TYPE_CHECKING:
     from upstreams.pretraining.loop import History, Method, Plan, Progress, Recipe, State
@@ -42,65 +45,7 @@ MOST_READERS = 16  # unless the user wants more
 SAVE_OFTEN, SAVE_SELDOM = 10.0, 300.0  # seconds from one state to the next, of small models and of large ones
 
 
-@dataclass(frozen=True)
-class Request:
-    """What `bench pretrain` was asked for; None stands for what the method's recipe says.
-
-    corpus: name of a registered one or of one in `data`, or a folder. hours: of audio to hear, in place of steps.
-    accumulate: parts of a step. half: weights are stored in half precision. readers: threads that read audio; 0: as
-    many as there are cores, but 16 at most. save_every: seconds. metadata: weights of the kinds of labels to learn
-    from, () for none; None: those that the method learns from by itself. only: kind of label without which clips are
-    left out. strength: of the term on labels beside the method's own.
-    """
-
-    method: str
-    corpus: str
-    home: Path
-    out: Path | None = None
-    size: str = "mini"
-    seed: int = 0
-    steps: int | None = None
-    hours: float | None = None
-    batch: int | None = None
-    lr: float | None = None
-    precision: str | None = None
-    accumulate: int = 1
-    half: bool = False
-    data: tuple[tuple[str, str], ...] = ()
-    device: str = "cpu"
-    readers: int = 0
-    save_every: float | None = None
-    skip_bad: bool = False
-    metadata: Weights | None = None
-    only: str | None = None
-    strength: float | None = None
-
-    @property
-    def output(self) -> Path:
-        """Where the weights go, as the user would write it."""
-        letters = (letter if letter.isalnum() else "-" for letter in f"{self.method}-{self.size}-{self.seed}")
-        return self.out or Path("pretrained") / f"{''.join(letters)}.safetensors"
-
-
-class Training(NamedTuple):
-    """All that is settled before the first step.
-
-    identity: what decides the weights, by name. metadata: weights of the kinds of labels that are learnt from. remarks:
-    what is to be told of them.
-    """
-
-    request: Request
-    out: Path
-    pool: Pool
-    method: Method
-    recipe: Recipe
-    crops: Crops
-    identity: dict[str, Any]
-    metadata: dict[str, float]
-    remarks: list[str]
-
-
-def pretrain(request: Request, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
+def pretrain(request: PretrainingRequest, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
     """Pre-train a method, from where the same request stopped if it did; gives the file of weights.
 
     Beside it, as .md and .json, lies its model card. All processes that torchrun starts call this; the first of them
@@ -124,7 +69,7 @@ def pretrain(request: Request, engine: Engine = in_process, tell: Callable[[str]
     return training.out
 
 
-def prepared(request: Request, engine: Engine, world: int) -> Training:
+def prepared(request: PretrainingRequest, engine: Engine, world: int) -> Training:
     """As `plan`, with room for what is to be written; raises UserError where there is none."""
     training = plan(request, engine, world)
     if not done(training):
@@ -133,7 +78,7 @@ def prepared(request: Request, engine: Engine, world: int) -> Training:
     return training
 
 
-def plan(request: Request, engine: Engine, world: int = 1) -> Training:
+def plan(request: PretrainingRequest, engine: Engine, world: int = 1) -> Training:
     """Look over the audio and draw the weights; raises UserError or UpstreamError for what cannot be done."""
     from upstreams.pretraining.loop import method as build
 
@@ -157,7 +102,7 @@ def plan(request: Request, engine: Engine, world: int = 1) -> Training:
     return Training(request, out, pool, method, recipe, crops, asked, weights, remarked)
 
 
-def recipe_of(recipe: Recipe, request: Request, seconds: float | None = None) -> Recipe:
+def recipe_of(recipe: Recipe, request: PretrainingRequest, seconds: float | None = None) -> Recipe:
     """The method's recipe with what the user says otherwise; a shorter training warms up for a tenth of it at most.
 
     seconds: of audio in a row on average, which hours are counted in; without it, as if no clip were shorter than those
@@ -178,7 +123,7 @@ def recipe_of(recipe: Recipe, request: Request, seconds: float | None = None) ->
     return replace(recipe, steps=steps, warmup=warmup, final_lr=min(recipe.final_lr, recipe.lr))
 
 
-def identity(request: Request, method: Method, recipe: Recipe, pool: Pool) -> dict[str, Any]:
+def identity(request: PretrainingRequest, method: Method, recipe: Recipe, pool: Pool) -> dict[str, Any]:
     """What was asked for. Device, processes and parts are left free, so that a training may go on elsewhere, though
     what is drawn at random follows from them too. method: before it is given labels.
     """

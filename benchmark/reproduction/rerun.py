@@ -10,29 +10,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchmark.cli.options import device_of
 from benchmark.engines.local import in_process
-from benchmark.environment import commit
+from benchmark.environment import commit, device_of
 from benchmark.errors import UserError
 from benchmark.features.descriptions import describe
 from benchmark.features.store import extract
-from benchmark.plan import (
-    PROTOCOL,
-    Card,
-    Point,
-    Setup,
-    Sweep,
-    contents,
-    expand,
-    extractions,
-    fixed,
-    prepare_all,
-    with_jobs,
-)  # fmt: skip
+from benchmark.plan import PROTOCOL, contents, expand, extractions, fixed, prepare_all, with_jobs
 from benchmark.records import Record, Results, load, outcomes_beside
 from benchmark.reproduction.agreement import Found, Repeat
 from benchmark.run import UNUSABLE, threads, train
 from benchmark.tasks import Task
+from benchmark.values import Card, Point, Setup, Sweep
 
 
 def find(reference: str, results: Path) -> Path:

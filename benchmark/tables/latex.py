@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from benchmark.tables.leaderboard import Board, Cell
-from benchmark.tables.report import (
+from benchmark.tables.cells import (
     EDGE,
     LIMITED,
     POINTS,
@@ -19,6 +18,7 @@ from benchmark.tables.report import (
     rows_of,
     standing_notes,
 )
+from benchmark.tables.leaderboard import Board, Cell
 
 if TYPE_CHECKING:
     from benchmark.tables.published import Published

@@ -15,9 +15,10 @@ from benchmark.claims.definitions import ARMS, Claim
 from benchmark.claims.execution import Plan
 from benchmark.corpora.synthesis.rendering import Clip
 from benchmark.corpora.tiny import clips
-from benchmark.plan import Setup, fixed
+from benchmark.plan import fixed
 from benchmark.records import Results
 from benchmark.tasks import Task
+from benchmark.values import Setup
 from tests.benchmark.made import record
 
 CODE = "0123abcd"

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.engines.local import cores
-from benchmark.environment import commit, machine
+from benchmark.environment import commit, cores, machine
 
 
 def git(root: Path, *arguments: str) -> str:

@@ -13,10 +13,11 @@ from benchmark.data.manifest import prepare
 from benchmark.engines.local import in_process
 from benchmark.features.descriptions import describe
 from benchmark.features.encoding import upstream_of
-from benchmark.plan import Setup, Sweep, expand
+from benchmark.plan import expand
 from benchmark.records import Record, Results
 from benchmark.run import Outcome, run
 from benchmark.tasks import Task
+from benchmark.values import Setup, Sweep
 from tests.benchmark.encoders import write_encoder
 from tests.conftest import Bench
 

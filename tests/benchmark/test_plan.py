@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchmark.corpora import Trial
-from benchmark.data.manifest import Clip, Manifest, prepare
+from benchmark.data.manifest import prepare
 from benchmark.errors import UserError
-from benchmark.plan import Card, HeadCard, Setup, Sweep, contents, expand, extractions, fixed, with_jobs
+from benchmark.plan import contents, expand, extractions, fixed, with_jobs
 from benchmark.records import Results
 from benchmark.tasks import Task
+from benchmark.values import Card, Clip, HeadCard, Manifest, Setup, Sweep, Trial
 
 CARD = Card("fbank", "f" * 64, "fp32", 16_000, 160, 400, 1, 240, 1, 240, 0)
 

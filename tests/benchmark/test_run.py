@@ -16,14 +16,14 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_curve
 
-from benchmark.engines.local import Engine, in_process, pool
+from benchmark.engines.local import in_process, pool
 from benchmark.environment import commit, machine
-from benchmark.plan import Card, Setup
 from benchmark.records import Record, Results
 from benchmark.run import Outcome, run, threads
 from benchmark.tables.leaderboard import Board
 from benchmark.tables.report import wide
 from benchmark.tasks import Task
+from benchmark.values import Card, Engine, Setup
 from tests.benchmark.encoders import write_encoder
 from tests.conftest import Finished
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.plan import Setup, head_card
+from benchmark.heads import head_card
 from benchmark.tasks import Task, built_in, load_tasks
+from benchmark.values import Setup
 from downstreams import HEADS
 
 MINIMAL = "{corpus: tiny, target: keyword, head: classification"

@@ -55,7 +55,7 @@ class Codec(Upstream):
 class Encodec(Codec):
     """EnCodec (Défossez et al., 2022); the only layer is its encoder's output."""
 
-    identity = "upstreams.codecs:Encodec"
+    stable_name = "upstreams.codecs:Encodec"
 
     def __init__(self, model: Any, sample_rate: int) -> None:
         super().__init__(model.config, sample_rate, layers=1)
@@ -74,7 +74,7 @@ class Mimi(Codec):
     The last step before quantisation, which halves the rate of the last layer, is left out: layers share one rate.
     """
 
-    identity = "upstreams.codecs:Mimi"
+    stable_name = "upstreams.codecs:Mimi"
 
     def __init__(self, model: Any, sample_rate: int) -> None:
         super().__init__(model.config, sample_rate, layers=model.config.num_hidden_layers + 1)

@@ -23,7 +23,7 @@ class Wav2Vec2Bert(Upstream):
     frame counts there but is no frame of its own.
     """
 
-    identity = "upstreams.conformer_encoders:Wav2Vec2Bert"
+    stable_name = "upstreams.conformer_encoders:Wav2Vec2Bert"
 
     def __init__(self, model: Any, front_end: FrontEnd) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class Release(NamedTuple):
 class FairseqEncoder(WaveformEncoder):
     """As WaveformEncoder, but clips are normalised as fairseq does it, by a layer norm over their samples."""
 
-    identity = "upstreams.fairseq:FairseqEncoder"
+    stable_name = "upstreams.fairseq:FairseqEncoder"
 
     def prepare(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         # A layer norm adds 1e-5 to the variance, transformers 1e-7, which in quiet clips is another scale.

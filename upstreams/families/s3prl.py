@@ -24,9 +24,9 @@ from upstreams.families import huggingface, s3prl_bridge
 from upstreams.families.s3prl_bridge import Entry
 from upstreams.families.s3prl_encoder import S3prl, hidden_states, noise
 from upstreams.families.waveform_encoders import fold_weight_norm
-from upstreams.families.weight_coverage import Arrivals, recorded
 from upstreams.safety import checkpoints
 from upstreams.safety.allow_list import listed, misfits, printable, shown
+from upstreams.safety.weight_coverage import Arrivals, recorded
 
 warnings.filterwarnings("ignore", module=r"s3prl\.")  # its ways of calling torch are deprecated
 

@@ -34,7 +34,7 @@ class S3prl(Upstream):
     Raises UpstreamError where layers differ in width, or their rates are no multiples of each other.
     """
 
-    identity = "upstreams.s3prl_encoder:S3prl"
+    stable_name = "upstreams.s3prl_encoder:S3prl"
 
     def __init__(self, expert: nn.Module, identity: dict[str, object]) -> None:
         super().__init__()

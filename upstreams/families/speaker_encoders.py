@@ -33,7 +33,7 @@ class SpeakerEncoder(Upstream):
     Raises RuntimeError where the parts do not fit together.
     """
 
-    identity = "upstreams.speaker_encoders:SpeakerEncoder"
+    stable_name = "upstreams.speaker_encoders:SpeakerEncoder"
     layers = 1
     window = 1
 

@@ -25,7 +25,7 @@ class Whisper(Upstream):
     S // 320 frames, at least one. Stretches that are not full are filled with silence, as in training.
     """
 
-    identity = "upstreams.spectrogram_encoders:Whisper"
+    stable_name = "upstreams.spectrogram_encoders:Whisper"
 
     def __init__(self, encoder: Any, front_end: FrontEnd) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Ast(Upstream):
     `max_length` mel frames is encoded in stretches; ones that are not full are filled as ASTFeatureExtractor does.
     """
 
-    identity = "upstreams.spectrogram_encoders:Ast"
+    stable_name = "upstreams.spectrogram_encoders:Ast"
 
     def __init__(self, model: Any, front_end: FrontEnd) -> None:
         super().__init__()

@@ -282,7 +282,7 @@ class FineTuned(WaveformEncoder):
     The last layer is SpeechBrain's output; where outputs are normalised, so is every other layer.
     """
 
-    identity = "upstreams.speechbrain:FineTuned"
+    stable_name = "upstreams.speechbrain:FineTuned"
 
     def __init__(self, model: Any, normalize: bool, sample_rate: int, output_norm: bool) -> None:
         super().__init__(model, False, sample_rate)

@@ -20,7 +20,7 @@ class SqueezedEncoder(WaveformEncoder):
     What follows them, upsampling back to the rate of the convolutions, is left out.
     """
 
-    identity = "upstreams.squeezed_encoders:SqueezedEncoder"
+    stable_name = "upstreams.squeezed_encoders:SqueezedEncoder"
 
     def __init__(self, model: Any, normalize: bool, sample_rate: int) -> None:
         super().__init__(model, normalize, sample_rate)

@@ -42,7 +42,7 @@ class WaveformEncoder(Upstream):
     model: a transformers model without its head. normalize: whether clips get zero mean and unit variance first.
     """
 
-    identity = "upstreams.waveform_encoders:WaveformEncoder"
+    stable_name = "upstreams.waveform_encoders:WaveformEncoder"
 
     def __init__(self, model: Any, normalize: bool, sample_rate: int) -> None:
         super().__init__()

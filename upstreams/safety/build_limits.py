@@ -13,8 +13,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from upstreams.base import UpstreamError
-from upstreams.families.weight_coverage import dictionaries
 from upstreams.safety.allow_list import printable
+from upstreams.safety.weight_coverage import dictionaries
 
 PIECES = 10_000  # modules and parameters of a model that is built before its checkpoint is read
 ELEMENTS = 200_000_000  # in its weights; AST, of 87 million, is built twice

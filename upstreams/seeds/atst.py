@@ -120,7 +120,7 @@ class Atst(Upstream):
     seconds: length of those segments.
     """
 
-    identity = "upstreams.atst:Atst"
+    stable_name = "upstreams.atst:Atst"
     hop, window = PATCH * HOP, (PATCH - 1) * HOP
 
     def __init__(self, encoder: Encoder, seconds: float = SECONDS) -> None:

@@ -49,7 +49,7 @@ class Dino(Upstream):
     summary is the embedding.
     """
 
-    identity = "upstreams.dino:Dino"
+    stable_name = "upstreams.dino:Dino"
     hop, window = HOP * PACE, HOP // 2
 
     def __init__(self, network: Network) -> None:

@@ -157,7 +157,7 @@ class Masr(Upstream):
     length: minutes of sound are better cut before.
     """
 
-    identity = "upstreams.masr:Masr"
+    stable_name = "upstreams.masr:Masr"
     hop, window = STRIDE * MEL_HOP, MEL_WINDOW + (SEEN - 1) * MEL_HOP
 
     def __init__(self, size: Size) -> None:

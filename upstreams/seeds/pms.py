@@ -122,7 +122,7 @@ class Pms(WaveformEncoder):
     floor: what is added to a clip's variance where it is normalised.
     """
 
-    identity = "upstreams.pms:Pms"
+    stable_name = "upstreams.pms:Pms"
 
     def __init__(self, model: Any, normalize: bool, sample_rate: int, bands: Bands, floor: float = FLOOR) -> None:
         super().__init__(model, normalize, sample_rate)

@@ -235,7 +235,7 @@ class Ssast(Upstream):
     is what 0 stands for. Raises UpstreamError for impossible ones.
     """
 
-    identity = "upstreams.ssast:Ssast"
+    stable_name = "upstreams.ssast:Ssast"
 
     def __init__(self, size: Size, mean: float = MEAN, std: float = STD, strides: tuple[int, int] = (0, 0)) -> None:
         super().__init__()

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from benchmark.corpora import Engine
 from benchmark.corpora.synthesis.acoustics import BANDS, SAMPLE_RATE, Signal, levelled, noisy, place, recorded
 from benchmark.corpora.synthesis.events import sound
 from benchmark.corpora.synthesis.speakers import Speech, generator, say, speaker
 from benchmark.errors import UserError
 from benchmark.files import aside
+from benchmark.values import Engine
 
 CHUNK = 200  # clips handed to one process, a second or two of work
 SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -9,10 +9,10 @@ from statistics import fmean
 from typing import NamedTuple
 
 from benchmark.records import Record
+from benchmark.tables.cells import SHORT, digits_of, heading, marks_of
 from benchmark.tables.leaderboard import Board, Cell
 from benchmark.tables.pages import layer_charts, plots
 from benchmark.tables.pages.markup import Markup, breakable, element
-from benchmark.tables.report import SHORT, digits_of, heading, marks_of
 
 BEST = "★"
 WEIGHTS = (

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from benchmark.records import Record
 from benchmark.statistics.outcomes import Outcomes
+from benchmark.tables.cells import beside_of, columns_of, notes, rows_of, standing_notes
 from benchmark.tables.leaderboard import Board, Cell
 from benchmark.tables.pages import figures
 from benchmark.tables.pages.details import drill
 from benchmark.tables.pages.figures import BEST, Column, around, interval, marked
 from benchmark.tables.pages.markup import Markup, breakable, element, joined, scrolling
 from benchmark.tables.pages.provenance import anchor, provenance, spoken
-from benchmark.tables.report import beside_of, columns_of, notes, rows_of, standing_notes
 
 if TYPE_CHECKING:
     from benchmark.tables.published import Published

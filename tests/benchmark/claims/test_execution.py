@@ -18,9 +18,9 @@ from benchmark.claims.definitions import ARMS, CLAIMS, FLOOR, RECOGNITION, TASKS
 from benchmark.claims.execution import Plan, Pretraining, label_of
 from benchmark.corpora.tiny import clips
 from benchmark.engines.local import in_process
-from benchmark.plan import Setup
 from benchmark.run import Outcome
 from benchmark.tables.leaderboard import leaderboard
+from benchmark.values import Setup
 from tests.benchmark.claimed import CODE, reference, speakers_of
 from tests.conftest import Bench
 

@@ -17,12 +17,12 @@ from benchmark.claims import execution, predictions, verdicts
 from benchmark.claims.contrasts import draw
 from benchmark.claims.definitions import FLOOR, RECOGNITION, TASKS, VERIFICATION, Claim
 from benchmark.claims.execution import Plan, label_of
-from benchmark.corpora import Trial
 from benchmark.corpora.tiny import trials
 from benchmark.errors import UserError
-from benchmark.plan import Setup, fixed
+from benchmark.plan import fixed
 from benchmark.records import Record, Results
 from benchmark.tasks import Task
+from benchmark.values import Setup, Trial
 from tests.benchmark.claimed import clips_of, reference, single, speakers_of, write_arm
 from tests.benchmark.made import record
 from tests.conftest import Bench

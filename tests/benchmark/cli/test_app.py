@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmark.cli.output import families
-from benchmark.data.audio import Stretch, inspect, read
+from benchmark.data.audio import inspect, read
 from benchmark.plan import PROTOCOL as NUMBER
+from benchmark.values import Stretch
 from tests.benchmark.encoders import write_encoder
 from tests.benchmark.sounds import labelled, write_clip, write_corpus, write_table
 from tests.conftest import Bench

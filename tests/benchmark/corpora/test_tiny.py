@@ -14,10 +14,11 @@ import pytest
 import soundfile
 from scipy.signal import fftconvolve, welch
 
-from benchmark.corpora import Trial, Utterance, corpora, tiny
+from benchmark.corpora import corpora, tiny
 from benchmark.corpora.synthesis import acoustics, events, rendering, speakers
 from benchmark.corpora.synthesis.rendering import Clip, synthesise_chunk
 from benchmark.errors import UserError
+from benchmark.values import Trial, Utterance
 
 CLIPS = tiny.clips()
 POOL = tiny.pool_clips()

@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from benchmark.data import audio
-from benchmark.data.audio import Stretch, inspect, read, samples_at
+from benchmark.data.audio import inspect, read, samples_at
+from benchmark.values import Stretch
 
 
 def wave(path: Path, samples: np.ndarray, rate: int = 16_000, subtype: str | None = None) -> Path:

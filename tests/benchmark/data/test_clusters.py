@@ -7,10 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.audio import Stretch
 from benchmark.data.clusters import clusters_of, with_clusters
-from benchmark.data.manifest import Clip
 from benchmark.tasks import Task
+from benchmark.values import Clip, Stretch
 
 WORDS = Task(name="words", corpus="tones", target="keyword", head="classification")
 VERIFY = Task(name="same", corpus="tones", target="verify", head="cosine")

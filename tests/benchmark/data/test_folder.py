@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmark.corpora import Trial, Utterance
 from benchmark.data.folder import draw_splits, folder
 from benchmark.errors import UserError
+from benchmark.values import Trial, Utterance
 from tests.benchmark.sounds import write_clip, write_corpus, write_table
 
 

@@ -17,15 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import run as harness
-from benchmark.corpora import Trial
-from benchmark.data.audio import Stretch
 from benchmark.data.inspection import contradictions, duplicates, notes, ruled_out
 from benchmark.data.leaks import shared_audio
-from benchmark.data.manifest import Clip, Manifest, prepare
+from benchmark.data.manifest import prepare
 from benchmark.engines.local import in_process
-from benchmark.plan import Setup, fixed
+from benchmark.plan import fixed
 from benchmark.records import Record
 from benchmark.tasks import Task
+from benchmark.values import Clip, Manifest, Setup, Stretch, Trial
 from tests.benchmark.sounds import RATE, write_clip, write_corpus, write_table
 from tests.conftest import Bench
 

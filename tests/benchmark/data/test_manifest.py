@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmark.data.manifest import Manifest, prepare
+from benchmark.data.manifest import prepare
 from benchmark.engines.local import pool
 from benchmark.errors import UserError
 from benchmark.files import digest
+from benchmark.values import Manifest
 from tests.benchmark.sounds import labelled, write_clip, write_corpus, write_table
 
 ROWS = labelled({"train": ["a", "b", "a"], "valid": ["a", "b"], "test": ["a", "b"]})

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from benchmark.corpora import Trial
 from benchmark.data import selection
-from benchmark.data.audio import Stretch
-from benchmark.data.manifest import Clip, Manifest
-from benchmark.data.selection import Selection, draw_trials, folds, select
+from benchmark.data.selection import draw_trials, folds, select
 from benchmark.errors import UserError
 from benchmark.tasks import Task
+from benchmark.values import Clip, Manifest, Selection, Stretch, Trial
 
 
 def clip(id: str, split: str, problem: str = "", audio: str = "", **labels: str) -> Clip:

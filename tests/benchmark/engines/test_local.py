@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmark import environment
 from benchmark.engines import local
 from benchmark.engines.local import bar, in_process, mapped, pool, progress
 from benchmark.errors import UserError
@@ -74,7 +75,7 @@ def test_results_come_in_the_order_of_the_items(run: Any) -> None:
 def test_workers_share_the_cores() -> None:
     found = pool(2)(where, range(4))
     assert all(process != os.getpid() for process, _ in found)
-    assert {threads for _, threads in found} == {str(max(1, local.cores() // 2))}
+    assert {threads for _, threads in found} == {str(max(1, environment.cores() // 2))}
 
 
 @pytest.mark.parametrize("run", [in_process, pool(2)])

@@ -11,8 +11,8 @@ import torch
 from benchmark.features import descriptions
 from benchmark.features.descriptions import cost_of, describe, files
 from benchmark.features.encoding import upstream_of
-from benchmark.plan import Card, Setup
 from benchmark.records import Results
+from benchmark.values import Card, Setup
 from tests.benchmark.encoders import write_encoder
 from tests.upstreams.models import SMALL, build, save, waveform_extractor
 from tests.upstreams.toys import Toy, registered, save_toy, toy

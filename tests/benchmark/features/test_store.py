@@ -13,14 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.audio import Stretch, read
-from benchmark.data.manifest import Clip, prepare
+from benchmark.data.audio import read
+from benchmark.data.manifest import prepare
 from benchmark.engines.local import in_process, pool
 from benchmark.features import store
 from benchmark.features.datasets import AudioSet, FeatureSet, order
 from benchmark.features.descriptions import describe
-from benchmark.features.store import batches, extract, layout, missing, path_of, rows, size
-from benchmark.plan import Card, Extraction, Setup, extraction
+from benchmark.features.store import batches, extract, extraction, layout, missing, path_of, rows, size
+from benchmark.values import Card, Clip, Extraction, Setup, Stretch
 from tests.benchmark.encoders import write_encoder
 from tests.benchmark.sounds import write_clip, write_table
 from upstreams import create

@@ -29,7 +29,8 @@ from benchmark.errors import UserError
 from benchmark.pretraining import pseudo_label_round
 from benchmark.pretraining import training as pretraining
 from benchmark.pretraining.checkpoint_files import facts_in, state_of
-from benchmark.pretraining.pseudo_labels import Request, plan, refine, request_of
+from benchmark.pretraining.pseudo_labels import plan, refine, request_of
+from benchmark.pretraining.requests import PretrainingRequest, PseudoLabelRequest, Training
 from benchmark.pretraining.sources import pool_of
 from benchmark.tasks import Task
 from downstreams.metrics import eer, min_dcf
@@ -58,8 +59,8 @@ class Place:
         self.start = toy_embedding.write_network(folder / "start.safetensors")
         self.out = folder / "out.safetensors"
 
-    def request(self, start: str | None = None, **options: Any) -> Request:
-        training = pretraining.Request(
+    def request(self, start: str | None = None, **options: Any) -> PseudoLabelRequest:
+        training = PretrainingRequest(
             "", "tones", self.folder / "home", self.out, data=(("tones", str(self.corpus)),), steps=12, batch=8,
             readers=1,
         )  # fmt: skip
@@ -360,7 +361,7 @@ def test_a_disk_that_fills_up_costs_only_what_came_after_the_last_state(
 def test_clusters_that_came_out_otherwise_are_not_trained_on_from_a_state_of_others(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(training: pretraining.Training, *rest: Any) -> None:
+    def stop(training: Training, *rest: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

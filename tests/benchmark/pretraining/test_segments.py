@@ -15,10 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.audio import Stretch, samples_at
-from benchmark.data.manifest import Clip
+from benchmark.data.audio import samples_at
 from benchmark.errors import UserError
 from benchmark.pretraining.segments import Crops, Share, batches
+from benchmark.values import Clip, Stretch
 
 RATE = 8_000
 SAMPLES = 800  # in a row at most

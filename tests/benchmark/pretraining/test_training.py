@@ -26,7 +26,8 @@ from benchmark.pretraining.model_card import CurveRow, card, thinned
 from benchmark.pretraining.processes import only_first_tells
 from benchmark.pretraining.progress import clock, time_left, training_bar
 from benchmark.pretraining.progress import told as shortly
-from benchmark.pretraining.training import Request, recipe_of
+from benchmark.pretraining.requests import PretrainingRequest
+from benchmark.pretraining.training import recipe_of
 from tests.benchmark import toy_method
 from tests.benchmark.sounds import write_clip
 from tests.conftest import Answer, Bench
@@ -369,16 +370,16 @@ def test_a_state_that_outlived_its_weights_is_deleted(place: Place, monkeypatch:
 
 
 def test_hours_and_steps_settle_the_recipe() -> None:
-    request = Request("toy", "", Path())
+    request = PretrainingRequest("toy", "", Path())
     recipe = toy_method.RECIPE
     assert recipe_of(recipe, request) == recipe
     for steps, warmup in [(600, 5), (60, 5), (20, 2), (0, 0)]:
-        found = recipe_of(recipe, Request("toy", "", Path(), steps=steps))
+        found = recipe_of(recipe, PretrainingRequest("toy", "", Path(), steps=steps))
         assert (found.steps, found.warmup) == (steps, warmup)
-    assert recipe_of(recipe, Request("toy", "", Path(), hours=1, batch=36)).steps == 1000
-    assert recipe_of(recipe, Request("toy", "", Path(), lr=1e-7)).final_lr == 1e-7
+    assert recipe_of(recipe, PretrainingRequest("toy", "", Path(), hours=1, batch=36)).steps == 1000
+    assert recipe_of(recipe, PretrainingRequest("toy", "", Path(), lr=1e-7)).final_lr == 1e-7
     with pytest.raises(UserError):
-        recipe_of(recipe, Request("toy", "", Path(), hours=1, steps=1))
+        recipe_of(recipe, PretrainingRequest("toy", "", Path(), hours=1, steps=1))
 
 
 def started(

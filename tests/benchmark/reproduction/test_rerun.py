@@ -17,12 +17,12 @@ import torch
 from scipy import stats
 
 from benchmark.engines.local import in_process
-from benchmark.plan import Setup
 from benchmark.records import Record, Results
 from benchmark.reproduction.agreement import Found, Repeat, differences, same, verdict, within
 from benchmark.reproduction.rerun import read, rerun, setup_of
 from benchmark.run import run, threads
 from benchmark.tasks import Task
+from benchmark.values import Setup
 from tests.benchmark.encoders import write_encoder
 from tests.benchmark.made import record
 from tests.benchmark.sounds import labelled, write_corpus, write_tones

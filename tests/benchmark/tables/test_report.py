@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from benchmark.records import Record
+from benchmark.tables.cells import notes, rows_of, standing_notes, text_of
 from benchmark.tables.leaderboard import Board, Cell, leaderboard
 from benchmark.tables.published import Published
-from benchmark.tables.report import drawn, markdown, notes, order_of, rows_of, standing_notes, text_of, write
+from benchmark.tables.report import drawn, markdown, order_of, write
 from tests.benchmark.made import record
 
 GRID = [record("u", "words", lr, seed, lr * 1000, 40.0 + seed) for lr in (1e-3, 1e-2) for seed in (0, 1)]

@@ -11,7 +11,8 @@ import torch
 
 from benchmark.features.descriptions import WEIGHTS
 from benchmark.pretraining.checkpoint_files import facts_in
-from benchmark.pretraining.training import Request, identity, recipe_of
+from benchmark.pretraining.requests import PretrainingRequest
+from benchmark.pretraining.training import identity, recipe_of
 from upstreams import create
 from upstreams.base import fingerprint
 from upstreams.contract.check import check
@@ -28,7 +29,7 @@ def test_what_is_shipped_is_small_keeps_the_contract_and_is_of_the_recipe_here(n
     facts = facts_in(path)
     assert facts is not None
     trained = method(name, "mini", 0)
-    asked = Request(name, "tiny_pool", Path(), half=True, only=ONLY.get(name))
+    asked = PretrainingRequest(name, "tiny_pool", Path(), half=True, only=ONLY.get(name))
     labels = facts["identity"].get("labels")  # of labels and audio, the pool being made only by the demo
     data: Any = SimpleNamespace(
         digest=facts["identity"]["data"], kinds=["family", "language", "speaker"], digest_of=lambda kinds: labels

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from upstreams.families.s3prl import relevant
-from upstreams.families.weight_coverage import recorded
+from upstreams.safety.weight_coverage import recorded
 
 
 def test_arrivals_follow_tensors_not_names_or_values() -> None:
