@@ -24,7 +24,7 @@ def aside(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Delete what killed processes of this machine left half written in a folder."""
     for partial in folder.glob(f".*.{platform.node()}.*.partial"):
         process = partial.name.split(".")[-2]

@@ -18,10 +18,10 @@ from benchmark.values import (
     Card,
     Engine,
     Extraction,
+    GridPoint,
     HeadCard,
     Job,
     Manifest,
-    Point,
     Selection,
     Setup,
     Sweep,
@@ -83,7 +83,7 @@ def _fitting(task: Task, head: HeadCard) -> Task:
     return task.model_copy(update={"metric": metric})
 
 
-def with_jobs(sweep: Sweep, setup: Setup, points: Iterable[Point] | None = None) -> Sweep:
+def with_jobs(sweep: Sweep, setup: Setup, points: Iterable[GridPoint] | None = None) -> Sweep:
     """The sweep with its features settled and its grid filled in. points: those of other jobs than the grid's."""
     task, features = sweep.task, _features(sweep, setup)
     group = digest([PROTOCOL, fixed(task), list(sweep.card.identity.values()), features, sweep.content, sweep.fold])
@@ -91,7 +91,7 @@ def with_jobs(sweep: Sweep, setup: Setup, points: Iterable[Point] | None = None)
     return sweep._replace(features=features, group=group[:16], jobs=jobs)
 
 
-def grid(sweep: Sweep) -> list[Point]:
+def grid(sweep: Sweep) -> list[GridPoint]:
     """Learning rates × seeds of a head that is trained."""
     task = sweep.task
     return [(lr, seed, None) for lr in task.lr for seed in task.seeds] if sweep.head.trained else [(None, 0, None)]

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmark.files import aside, digest, sweep, write_text
+from benchmark.files import aside, digest, remove_partial_files, write_text
 
 
 class Record(BaseModel):
@@ -116,7 +116,7 @@ class Results:
         folder = self.path(task, upstream, "").parent
         for path in folder.glob("*.error.txt"):
             path.unlink(missing_ok=True)
-        sweep(folder)
+        remove_partial_files(folder)
 
     def read(self, keys: Iterable[tuple[str, str, str]]) -> list[Record]:
         """The records of these (task, upstream, job), those that exist."""

@@ -157,7 +157,7 @@ def train(sweep: Sweep, setup: Setup, corpus: str, code: str) -> None:
 
 def _train(sweep: Sweep, setup: Setup, facts: dict[str, Any]) -> None:
     from downstreams import HEADS
-    from downstreams.train import Recipe, Setting, fit, predict
+    from downstreams.train import Setting, TrainingOptions, fit, predict
 
     task, head = sweep.task, HEADS[sweep.task.head]
     stored = extraction_of(sweep)
@@ -172,7 +172,7 @@ def _train(sweep: Sweep, setup: Setup, facts: dict[str, Any]) -> None:
         valid=sets["valid"],
         references=references["valid"],
         metric=task.metric or "",
-        recipe=Recipe(
+        recipe=TrainingOptions(
             epochs=task.epochs, optimizer=task.optimizer, weight_decay=task.weight_decay, clip=task.clip,
             patience=task.patience, encoder_lr=task.encoder_lr,
         ),

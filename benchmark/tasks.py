@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from benchmark.errors import UserError, unknown
 
 HERE = Path(__file__).parent
-Features = Literal["auto", "summary", "frames", "live", "finetune"]
+FeatureMode = Literal["auto", "summary", "frames", "live", "finetune"]
 
 
-class Numbers(yaml.SafeLoader):
+class NumberLoader(yaml.SafeLoader):
     """YAML 1.1 that also takes 1e-4 for a number, as YAML 1.2 does, not only 1.0e-4."""
 
 
-Numbers.add_implicit_resolver(
+NumberLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
@@ -58,7 +58,7 @@ class Task(BaseModel):
     clip: float = Field(default=1.0, gt=0)
     patience: int | None = Field(default=None, ge=1)
     encoder_lr: float | None = Field(default=None, gt=0)
-    features: Features = "auto"
+    features: FeatureMode = "auto"
     disjoint: str | tuple[str, ...] | None = "speaker"
 
     @field_validator("lr")
@@ -137,7 +137,7 @@ def load_tasks(path: Path | None = None) -> Protocol:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Numbers)
+        content = yaml.load(path.read_text(encoding="utf-8"), NumberLoader)
     except OSError as error:
         raise UserError(f"cannot read the protocol {path}: {error.strerror}; give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -118,7 +118,7 @@ class Selection(NamedTuple):
         return {clip.id: clip.labels[target] for clip in self.clips[split]}
 
 
-Point = tuple[float | None, int, int | None]  # of a grid: learning rate, seed, layer
+GridPoint = tuple[float | None, int, int | None]  # of a grid: learning rate, seed, layer
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class Job(NamedTuple):
     layer: int | None = None
 
     @property
-    def point(self) -> Point:
+    def point(self) -> GridPoint:
         """Where in the grid it is."""
         return self.lr, self.seed, self.layer
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from downstreams.base import Batch, HeadError, lengths_of, masked_mean
 
-Encoder = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+EncoderModule = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Data(Protocol):
+class Dataset(Protocol):
     """Clips of one split, as batches; its length is the number of clips."""
 
     @property
@@ -35,7 +35,7 @@ class Feed(NamedTuple):
 
     view: str
     device: torch.device
-    encoder: Encoder | None
+    encoder: EncoderModule | None
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Finite float features (B, L, D) or (B, T, L, D), and lengths (B,) of the latter."""
@@ -63,7 +63,7 @@ class Feed(NamedTuple):
         return frames, lengths
 
 
-def collect(data: Data, function: Callable[[Batch], list[Any]]) -> dict[str, Any]:
+def collect(data: Dataset, function: Callable[[Batch], list[Any]]) -> dict[str, Any]:
     """What `function` makes of each clip, by id; raises HeadError unless every id comes once."""
     found: dict[str, Any] = {}
     for batch in data.batches(None):
@@ -77,7 +77,7 @@ def collect(data: Data, function: Callable[[Batch], list[Any]]) -> dict[str, Any
     return found
 
 
-def settled(encoder: Encoder | None) -> Encoder | None:
+def settled(encoder: EncoderModule | None) -> EncoderModule | None:
     """The encoder with dropout off, as a frozen one has to be."""
     return encoder.eval() if isinstance(encoder, nn.Module) else encoder
 

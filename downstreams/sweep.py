@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 
 from downstreams.base import Head, HeadError
 
-State = dict[str, Tensor]
+OptimizerState = dict[str, Tensor]
 
 
 class Setting(NamedTuple):
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingOptions:
     """How heads are trained, whatever the task.
 
     epochs: most passes over the training clips.
@@ -57,7 +57,7 @@ class Recipe:
             raise HeadError(f"clip must be positive or none, not {self.clip}")
 
 
-class Sweep(Protocol):
+class ParallelHeads(Protocol):
     """The heads of some settings; `active` numbers those still learning, `diverged` those whose loss was not finite."""
 
     heads: Sequence[Head]
@@ -70,7 +70,7 @@ class Sweep(Protocol):
     def outputs(self, inputs: Tensor, lengths: Tensor | None) -> dict[int, Tensor]:
         """Outputs of each active head on a batch, without gradients or dropout."""
 
-    def state(self, number: int) -> State:
+    def state(self, number: int) -> OptimizerState:
         """Copy of one head's weights."""
 
     def keep(self, numbers: Sequence[int]) -> None:
@@ -86,7 +86,7 @@ def seeded(seed: int, step: int = 0) -> Iterator[None]:
         yield
 
 
-def make_optimizer(groups: list[dict[str, Any]], recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], recipe: TrainingOptions) -> torch.optim.Optimizer:
     """The recipe's optimiser over parameter groups, each with its own learning rate."""
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     # One pass through memory per step instead of about ten.
@@ -101,7 +101,9 @@ class Stacked:
     up to the rounding of batched matrix products.
     """
 
-    def __init__(self, heads: Sequence[Head], settings: Sequence[Setting] = (), recipe: Recipe | None = None) -> None:
+    def __init__(
+        self, heads: Sequence[Head], settings: Sequence[Setting] = (), recipe: TrainingOptions | None = None
+    ) -> None:
         self.heads, self.active, self.diverged = heads, list(range(len(heads))), set[int]()
         self.names = [name for name, _ in heads[0].named_parameters()]
         each = [dict(head.named_parameters()) for head in heads]
@@ -118,7 +120,7 @@ class Stacked:
             for leaf, stack, gradient in zip(self.leaves[number], self.stacks, self.gradients, strict=True):
                 leaf.data, leaf.grad = stack.detach()[row], gradient[row]
 
-    def _optimizer(self, settings: Sequence[Setting], recipe: Recipe) -> torch.optim.Optimizer:
+    def _optimizer(self, settings: Sequence[Setting], recipe: TrainingOptions) -> torch.optim.Optimizer:
         rates: dict[float, list[nn.Parameter]] = {}
         for setting, head, leaves in zip(settings, self.heads, self.leaves, strict=True):
             learning = [own.requires_grad for own in head.parameters()]
@@ -126,7 +128,7 @@ class Stacked:
         return make_optimizer([{"params": leaves, "lr": lr} for lr, leaves in rates.items()], recipe)
 
     def step(self, inputs: Tensor, lengths: Tensor | None, encoded: Any) -> dict[int, float]:
-        """See `Sweep`; a head whose loss is not finite leaves before it steps."""
+        """See `ParallelHeads`; a head whose loss is not finite leaves before it steps."""
         losses = self._map(lambda outputs: self.heads[0].loss(outputs, encoded, lengths), inputs, lengths)
         values = dict(zip(self.active, losses.tolist(), strict=True))
         lost = {number for number, value in values.items() if not math.isfinite(value)}
@@ -148,7 +150,7 @@ class Stacked:
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor, lengths: Tensor | None) -> dict[int, Tensor]:
-        """See `Sweep`."""
+        """See `ParallelHeads`."""
         return dict(zip(self.active, self._map(lambda outputs: outputs, inputs, lengths), strict=True))
 
     def _map(self, function: Any, inputs: Tensor, lengths: Tensor | None) -> Tensor:
@@ -158,13 +160,13 @@ class Stacked:
 
         return vmap(one)(self.stacks)
 
-    def state(self, number: int) -> State:
-        """See `Sweep`."""
+    def state(self, number: int) -> OptimizerState:
+        """See `ParallelHeads`."""
         own = {name: leaf.detach().clone() for name, leaf in zip(self.names, self.leaves[number], strict=True)}
         return {**self.heads[number].state_dict(), **own}
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """See `Sweep`."""
+        """See `ParallelHeads`."""
         if list(numbers) == self.active:
             return
         rows = [self.active.index(number) for number in numbers]
@@ -186,7 +188,7 @@ class Separate:
         self,
         heads: Sequence[Head],
         settings: Sequence[Setting] = (),
-        recipe: Recipe | None = None,
+        recipe: TrainingOptions | None = None,
         encoder: nn.Module | None = None,
     ) -> None:
         self.heads, self.active, self.diverged = heads, list(range(len(heads))), set[int]()
@@ -204,7 +206,7 @@ class Separate:
         return groups
 
     def step(self, inputs: Tensor, lengths: Tensor | None, encoded: Any) -> dict[int, float]:
-        """See `Sweep`; a head whose loss is not finite leaves before it steps."""
+        """See `ParallelHeads`; a head whose loss is not finite leaves before it steps."""
         self.steps += 1
         values = {number: self._step(number, inputs, lengths, encoded) for number in self.active}
         lost = {number for number, value in values.items() if value is None}
@@ -227,13 +229,13 @@ class Separate:
 
     @torch.no_grad()
     def outputs(self, inputs: Tensor, lengths: Tensor | None) -> dict[int, Tensor]:
-        """See `Sweep`."""
+        """See `ParallelHeads`."""
         return {number: self.heads[number].eval()(inputs, lengths) for number in self.active}
 
-    def state(self, number: int) -> State:
-        """See `Sweep`."""
+    def state(self, number: int) -> OptimizerState:
+        """See `ParallelHeads`."""
         return {name: value.detach().clone() for name, value in self.heads[number].state_dict().items()}
 
     def keep(self, numbers: Sequence[int]) -> None:
-        """See `Sweep`."""
+        """See `ParallelHeads`."""
         self.active = list(numbers)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from downstreams.base import Batch, Head, HeadError
-from downstreams.feed import Data, Encoder, Feed, collect, moved, settled
-from downstreams.sweep import Recipe, Separate, Setting, Stacked, State, Sweep, seeded
+from downstreams.feed import Dataset, EncoderModule, Feed, collect, moved, settled
+from downstreams.sweep import OptimizerState, ParallelHeads, Separate, Setting, Stacked, TrainingOptions, seeded
 
-__all__ = ["Data", "Epoch", "Fitted", "Recipe", "Setting", "fit", "predict"]
+__all__ = ["Dataset", "Epoch", "Fitted", "Setting", "TrainingOptions", "fit", "predict"]
 
 Report = Callable[[int, int], None]
 
@@ -52,12 +52,12 @@ class Fitted:
 def fit(
     build: Callable[[], Head],
     settings: Sequence[Setting],
-    train: Data,
-    valid: Data,
+    train: Dataset,
+    valid: Dataset,
     references: Any,
     metric: str,
-    recipe: Recipe,
-    encoder: Encoder | None = None,
+    recipe: TrainingOptions,
+    encoder: EncoderModule | None = None,
     tune: bool = False,
     device: str | torch.device = "cpu",
     report: Report | None = None,
@@ -81,7 +81,7 @@ def fit(
         return _select(heads, settings, train, valid, references, feed)
     if not len(train):
         raise HeadError("nothing to train on: there are no training clips")
-    loop = Loop(train, valid, references, metric, recipe, feed, report or _quiet)
+    loop = HeadTraining(train, valid, references, metric, recipe, feed, report or _quiet)
     if not tune:
         sweep = Stacked if heads[0].batched else Separate
         return loop.run(sweep(heads, settings, recipe), settings)
@@ -90,7 +90,7 @@ def fit(
 
 
 def predict(
-    fitted: Sequence[Fitted], data: Data, encoder: Encoder | None = None, device: str | torch.device = "cpu"
+    fitted: Sequence[Fitted], data: Dataset, encoder: EncoderModule | None = None, device: str | torch.device = "cpu"
 ) -> list[dict[str, Any]]:
     """Predictions by utterance id of each head, from one pass over the clips (one per head with a tuned encoder).
 
@@ -101,7 +101,7 @@ def predict(
     heads = [each.head.to(device) for each in fitted]
     tuned = fitted[0].encoder
     feed = Feed(heads[0].view, torch.device(device), settled(tuned.to(device) if tuned is not None else encoder))
-    sweep: Sweep = Stacked(heads) if heads[0].batched else Separate(heads)
+    sweep: ParallelHeads = Stacked(heads) if heads[0].batched else Separate(heads)
     found = _predict(sweep, data, feed)
     if sweep.diverged:
         raise HeadError(f"{len(sweep.diverged)} of {len(heads)} heads gave outputs that are not finite")
@@ -109,18 +109,18 @@ def predict(
 
 
 @dataclass(frozen=True)
-class Loop:
+class HeadTraining:
     """What the heads of a sweep have in common while they learn."""
 
-    train: Data
-    valid: Data
+    train: Dataset
+    valid: Dataset
     references: Any
     metric: str
-    recipe: Recipe
+    recipe: TrainingOptions
     feed: Feed
     report: Report
 
-    def run(self, sweep: Sweep, settings: Sequence[Setting], tuned: nn.Module | None = None) -> list[Fitted]:
+    def run(self, sweep: ParallelHeads, settings: Sequence[Setting], tuned: nn.Module | None = None) -> list[Fitted]:
         """Train until the epochs are over or no head goes on; each gets back the weights of its best epoch."""
         fitted = [Fitted(head, setting, encoder=tuned) for head, setting in zip(sweep.heads, settings, strict=True)]
         best = [self._state(sweep, number, tuned) for number in sweep.active]
@@ -141,7 +141,9 @@ class Loop:
             self._finish(each, best[number], number in sweep.diverged)
         return fitted
 
-    def _learn(self, sweep: Sweep, epoch: int, fitted: list[Fitted], tuned: nn.Module | None) -> dict[int, float]:
+    def _learn(
+        self, sweep: ParallelHeads, epoch: int, fitted: list[Fitted], tuned: nn.Module | None
+    ) -> dict[int, float]:
         """One pass over the training clips: mean loss of each head that is still active after it."""
         sums, clips = dict.fromkeys(sweep.active, 0.0), 0
         for number, batch in enumerate(self.train.batches(epoch)):
@@ -170,7 +172,7 @@ class Loop:
         with seeded(setting.seed, -(place[0] * 1_000_000 + place[1])):
             return self.feed(batch)
 
-    def _validate(self, sweep: Sweep, tuned: nn.Module | None) -> dict[int, dict[str, float]]:
+    def _validate(self, sweep: ParallelHeads, tuned: nn.Module | None) -> dict[int, dict[str, float]]:
         if tuned is not None:
             tuned.eval()
         found = _predict(sweep, self.valid, self.feed) if sweep.active else {}
@@ -196,11 +198,13 @@ class Loop:
         scores = {past.valid for past in fitted.curve}
         return len(scores) > 1 or perfect in scores
 
-    def _state(self, sweep: Sweep, number: int, tuned: nn.Module | None) -> tuple[State, State]:
+    def _state(
+        self, sweep: ParallelHeads, number: int, tuned: nn.Module | None
+    ) -> tuple[OptimizerState, OptimizerState]:
         encoder = {} if tuned is None else {name: value.clone() for name, value in tuned.state_dict().items()}
         return sweep.state(number), encoder
 
-    def _finish(self, fitted: Fitted, best: tuple[State, State], diverged: bool) -> None:
+    def _finish(self, fitted: Fitted, best: tuple[OptimizerState, OptimizerState], diverged: bool) -> None:
         fitted.head.load_state_dict(best[0])
         fitted.head.eval()
         fitted.diverged = diverged
@@ -210,7 +214,7 @@ class Loop:
             fitted.encoder.eval().cpu()
 
 
-def _tune(loop: Loop, head: Head, setting: Setting, number: int, of: int) -> Fitted:
+def _tune(loop: HeadTraining, head: Head, setting: Setting, number: int, of: int) -> Fitted:
     """One setting with its own copy of the encoder; one at a time, since several seldom fit into memory."""
     encoder = copy.deepcopy(loop.feed.encoder)
     assert isinstance(encoder, nn.Module)
@@ -226,7 +230,7 @@ def _tune(loop: Loop, head: Head, setting: Setting, number: int, of: int) -> Fit
 
 
 def _select(
-    heads: Sequence[Head], settings: Sequence[Setting], train: Data, valid: Data, references: Any, feed: Feed
+    heads: Sequence[Head], settings: Sequence[Setting], train: Dataset, valid: Dataset, references: Any, feed: Feed
 ) -> list[Fitted]:
     """Untrained heads draw nothing at random, so what one has settled holds for all but those with a layer given."""
     start = time.perf_counter()
@@ -244,7 +248,7 @@ def _select(
 
 
 def _settled_as(
-    state: State, head: Head, setting: Setting, summaries: Mapping[str, Tensor], references: Any
+    state: OptimizerState, head: Head, setting: Setting, summaries: Mapping[str, Tensor], references: Any
 ) -> dict[str, float]:
     """Scores on validation of a head that takes over what another one settled."""
     head.eval().load_state_dict(state)
@@ -254,7 +258,7 @@ def _settled_as(
     return head.score(predictions, references)[0]
 
 
-def _predict(sweep: Sweep, data: Data, feed: Feed) -> dict[int, dict[str, Any]]:
+def _predict(sweep: ParallelHeads, data: Dataset, feed: Feed) -> dict[int, dict[str, Any]]:
     """Predictions by id of each head; one with an output that is not finite is left out and noted as diverged."""
 
     def decode(batch: Batch) -> list[dict[int, Any]]:

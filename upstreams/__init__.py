@@ -38,7 +38,7 @@ Builder = Callable[..., "Upstream"]
 _registered: dict[str, Builder] = {}
 
 
-class Entry(NamedTuple):
+class RegisteredUpstream(NamedTuple):
     """A registered upstream, known without importing its module."""
 
     name: str
@@ -64,12 +64,12 @@ def names() -> dict[str, str]:
     return {name: entry.description for name, entry in sorted(entries().items())}
 
 
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, RegisteredUpstream]:
     """Every registered upstream by name; imports none of them."""
     found = {entry.name: entry for path in modules() for entry in scan(path)}
     for name, builder in _registered.items():
         takes = [takes_argument(builder, each) for each in APART]
-        found.setdefault(name, Entry(name, builder.__module__, first_line(builder.__doc__), *takes))
+        found.setdefault(name, RegisteredUpstream(name, builder.__module__, first_line(builder.__doc__), *takes))
     return found
 
 
@@ -79,13 +79,13 @@ def modules() -> list[Path]:
 
 
 @cache
-def scan(path: Path) -> tuple[Entry, ...]:
-    """The functions decorated by `register` in a file of this package."""
+def scan(path: Path, package: Path = PACKAGE) -> tuple[RegisteredUpstream, ...]:
+    """The functions that are decorated by `register` in a file below the folder of this package."""
     text = path.read_text(encoding="utf-8")
     if "\n@register\n" not in text:  # parsing is slow, and lists are to be quick
         return ()
     functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
-    module = ".".join([__name__, *path.relative_to(PACKAGE).with_suffix("").parts])
+    module = ".".join([__name__, *path.relative_to(package).with_suffix("").parts])
     return tuple(entry_of(node, module) for node in functions if is_registered(node))
 
 
@@ -93,9 +93,11 @@ def is_registered(node: ast.FunctionDef) -> bool:
     return any(isinstance(mark, ast.Name) and mark.id == "register" for mark in node.decorator_list)
 
 
-def entry_of(node: ast.FunctionDef, module: str) -> Entry:
+def entry_of(node: ast.FunctionDef, module: str) -> RegisteredUpstream:
     arguments = [argument.arg for argument in node.args.args + node.args.kwonlyargs]
-    return Entry(node.name, module, first_line(ast.get_docstring(node)), *(each in arguments for each in APART))
+    return RegisteredUpstream(
+        node.name, module, first_line(ast.get_docstring(node)), *(each in arguments for each in APART)
+    )
 
 
 def first_line(text: str | None) -> str:
@@ -160,10 +162,10 @@ def registered(reference: str, random: bool) -> Upstream:
     return call(builder, plain, random, given | arguments_of(query, builder, plain, APART))
 
 
-def found(file: str, entry: Entry) -> str:
+def found(file: str, entry: RegisteredUpstream) -> str:
     """The path of a checkpoint; raises UpstreamError where there is none, or the builder takes none."""
     from upstreams.safety.allow_list import printable
-    from upstreams.safety.checkpoints import expanded
+    from upstreams.safety.loading import expanded
 
     told = printable(file)
     if file == RANDOM[1:] and not expanded(file).is_file():
@@ -177,7 +179,7 @@ def found(file: str, entry: Entry) -> str:
     return str(path)
 
 
-def unknown(name: str, known: dict[str, Entry]) -> str:
+def unknown(name: str, known: dict[str, RegisteredUpstream]) -> str:
     head = re.split("[@?]", name, maxsplit=1)[0]
     if name.endswith(".py"):
         return f"no function in '{name}'; a reference to your own upstream is {name}:function"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from benchmark.claims.predictions import Cell, Mark, Row
+from benchmark.claims.predictions import Mark, Row, TaskPredictions
 
 Groups = tuple[frozenset[str], ...]
 
@@ -49,7 +49,7 @@ KINDS: dict[str, Mark] = {
 }
 
 
-def matrix(cells: Iterable[Cell]) -> tuple[list[str], list[list[str]]]:
+def matrix(cells: Iterable[TaskPredictions]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of a table: of the clips of each language, the percentage taken for each; means over cells."""
     found = [_shares(rows) for cell in cells for rows in cell.heads]
     names = sorted({name for shares in found for pair in shares for name in pair})

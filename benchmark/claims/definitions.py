@@ -14,7 +14,7 @@ FLOOR = "fbank"  # shown beside the systems; as it learns nothing, it has no see
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One side of a contrast. method: as for `bench pretrain`. trained: or left with its start weights. what: it is.
 
     metadata, only: as in `PretrainingRequest`. after: the arm from whose weights of the same seed
@@ -55,45 +55,45 @@ class Claim:
 
 
 SPEECH = "speaker"  # a label that the clips have in which somebody speaks
-ARMS = {
+VARIANTS = {
     arm.name: arm
     for arm in (
-        Arm("ssast", "ssast", "SSAST, pre-trained to tell masked frames from each other and to reconstruct them"),
-        Arm(
+        Variant("ssast", "ssast", "SSAST, pre-trained to tell masked frames from each other and to reconstruct them"),
+        Variant(
             "ssast-discriminative",
             "ssast?objective=discriminative",
             "SSAST, pre-trained to tell them from each other only",
         ),
-        Arm("ssast-generative", "ssast?objective=generative", "SSAST, pre-trained to reconstruct them only"),
-        Arm("ssast-random", "ssast", "the weights that ssast starts from, untrained", trained=False),
-        Arm("ssast-plain", "ssast?start=plain", "SSAST as its authors start it, untrained", trained=False),
-        Arm("atst", "atst", "ATST, pre-trained by a teacher and a student"),
-        Arm("atst-random", "atst", "the weights that atst starts from, untrained", trained=False),
-        Arm("dino", "dino", "DINO, pre-trained on the pool's speech without labels", only=SPEECH),
-        Arm(
+        Variant("ssast-generative", "ssast?objective=generative", "SSAST, pre-trained to reconstruct them only"),
+        Variant("ssast-random", "ssast", "the weights that ssast starts from, untrained", trained=False),
+        Variant("ssast-plain", "ssast?start=plain", "SSAST as its authors start it, untrained", trained=False),
+        Variant("atst", "atst", "ATST, pre-trained by a teacher and a student"),
+        Variant("atst-random", "atst", "the weights that atst starts from, untrained", trained=False),
+        Variant("dino", "dino", "DINO, pre-trained on the pool's speech without labels", only=SPEECH),
+        Variant(
             "dino-pseudo", "dino", "dino, tuned twice to tell clusters of its own embeddings apart", only=SPEECH,
             after="dino",
         ),
-        Arm("dino-random", "dino", "the weights that dino starts from, untrained", trained=False, only=SPEECH),
-        Arm("masr", "masr", "MASR, pre-trained by masked prediction and metadata", only=SPEECH),
-        Arm(
+        Variant("dino-random", "dino", "the weights that dino starts from, untrained", trained=False, only=SPEECH),
+        Variant("masr", "masr", "MASR, pre-trained by masked prediction and metadata", only=SPEECH),
+        Variant(
             "masr-plain", "masr",
             "the same without metadata, for as many steps of as many clips, drawn singly, not in groups of like ones",
             metadata=(), only=SPEECH,
         ),
-        Arm(
+        Variant(
             "masr-random", "masr", "the weights that masr starts from, untrained", trained=False, metadata=(),
             only=SPEECH,
         ),
-        Arm(
+        Variant(
             "pms", "pms", "PMS-SSL, pre-trained to predict coarse and fine units, attending farther layer by layer",
             only=SPEECH,
         ),
-        Arm(
+        Variant(
             "pms-plain", "pms?targets=fine&bands=none", "the same with fine units only and full attention: HuBERT",
             only=SPEECH,
         ),
-        Arm("pms-random", "pms", "the weights that pms starts from, untrained", trained=False, only=SPEECH),
+        Variant("pms-random", "pms", "the weights that pms starts from, untrained", trained=False, only=SPEECH),
     )
 }  # fmt: skip
 

@@ -11,17 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from benchmark.claims.definitions import ARMS, CLAIMS, FLOOR, Arm, Claim, Regime
+from benchmark.claims.definitions import CLAIMS, FLOOR, VARIANTS, Claim, Regime, Variant
 from benchmark.errors import unknown
 from benchmark.files import digest
-from benchmark.pretraining.sources import Pool, pool_of
+from benchmark.pretraining.sources import TrainingAudio, pool_of
 from benchmark.run import Outcome, run, threads
 from benchmark.tasks import Task, load_tasks
 from benchmark.values import Engine, Setup, equal
 
 if TYPE_CHECKING:
     from benchmark.pretraining.requests import PretrainingRequest
-    from upstreams.pretraining.loop import Recipe
+    from upstreams.pretraining.methods import Recipe
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -37,7 +37,7 @@ PACES = {"ssast": 500.0, "atst": 500.0, "dino": 450.0, "masr": 500.0, "pms": 200
 PROBING, TUNING, TUNINGS = 6.0, 3.0, {"tiny_ctc": 8.0, "tiny_ctc_third": 2.7}
 ROUNDS = 2  # of pseudo-labels
 NAME = re.compile(r"@.*?([a-z-]+-\d+)-(\d+)-[0-9a-f]{8}\.safetensors$")
-Tasks = dict[Regime, dict[str, Task]]
+TasksByRegime = dict[Regime, dict[str, Task]]
 
 
 class Pretraining(NamedTuple):
@@ -46,7 +46,7 @@ class Pretraining(NamedTuple):
     code: hash of what decides its weights. start: the checkpoint that it goes on from, if any.
     """
 
-    arm: Arm
+    arm: Variant
     seed: int
     steps: int
     seconds: float
@@ -66,11 +66,11 @@ class Pretraining(NamedTuple):
         return self.seconds / PACES[self.arm.upstream] + 0.002
 
 
-class Plan(NamedTuple):
+class ClaimPlan(NamedTuple):
     """All that some claims need. tasks: by regime, and by the name that claims give them. seeds: of pre-training."""
 
     claims: tuple[Claim, ...]
-    tasks: Tasks
+    tasks: TasksByRegime
     seeds: int
     pretrainings: tuple[Pretraining, ...] = ()
 
@@ -78,7 +78,7 @@ class Plan(NamedTuple):
     def arms(self) -> list[str]:
         """Those that the claims are about, and those that these start from."""
         named = {name for claim in self.claims for name in (claim.first, claim.second)}
-        return [name for name in ARMS if name in named | {ARMS[each].after for each in named & ARMS.keys()}]
+        return [name for name in VARIANTS if name in named | {VARIANTS[each].after for each in named & VARIANTS.keys()}]
 
     def asked(self, regime: Regime) -> dict[str, list[str]]:
         """The names of the tasks that each arm is run on; the floor is on all of them that are frozen."""
@@ -143,22 +143,22 @@ def seeds_told(number: int) -> str:
     return f"{number} pre-training seed{'s' if number > 1 else ''}"
 
 
-def plan(systems: Sequence[str], seeds: int, tasks: Tasks) -> Plan:
+def plan(systems: Sequence[str], seeds: int, tasks: TasksByRegime) -> ClaimPlan:
     """The claims about some systems, or all; raises UserError for a system that there are none about."""
     known = dict.fromkeys(claim.system for claim in CLAIMS)
     for name in systems:
         if name not in known:
             raise unknown("system with claims", name, known, "bench claims --help")
-    return Plan(tuple(claim for claim in CLAIMS if not systems or claim.system in systems), tasks, seeds)
+    return ClaimPlan(tuple(claim for claim in CLAIMS if not systems or claim.system in systems), tasks, seeds)
 
 
-def tasks_of(names: Iterable[str] = (), protocol: Path | None = None) -> Tasks:
+def tasks_of(names: Iterable[str] = (), protocol: Path | None = None) -> TasksByRegime:
     """The tasks as in the protocol, and with the upstream tuned too; some tune it by themselves.
 
     names: all that claims are judged by, unless others are given.
     """
     named = names or dict.fromkeys(name for claim in CLAIMS for name in (*claim.tasks, *claim.beside))
-    found: Tasks = {"frozen": {}, "fine-tuned": {}}
+    found: TasksByRegime = {"frozen": {}, "fine-tuned": {}}
     for task in load_tasks(protocol).choose(named, []):
         if task.features == "finetune":
             found["fine-tuned"][task.name] = task
@@ -169,12 +169,12 @@ def tasks_of(names: Iterable[str] = (), protocol: Path | None = None) -> Tasks:
     return found
 
 
-def with_checkpoints(plan: Plan, setup: Setup, steps: int | None, engine: Engine, corpus: str = POOL) -> Plan:
+def with_checkpoints(plan: ClaimPlan, setup: Setup, steps: int | None, engine: Engine, corpus: str = POOL) -> ClaimPlan:
     """The plan with the checkpoints it needs. steps: of training, None for those of the method's recipe."""
-    kinds = dict.fromkeys(ARMS[name].only for name in plan.arms)
+    kinds = dict.fromkeys(VARIANTS[name].only for name in plan.arms)
     pools = {only: pool_of(corpus, setup.home, dict(setup.data), engine, setup.skip_bad, only) for only in kinds}
     found: dict[tuple[str, int], Pretraining] = {}
-    for arm in sorted((ARMS[name] for name in plan.arms), key=lambda arm: bool(arm.after)):
+    for arm in sorted((VARIANTS[name] for name in plan.arms), key=lambda arm: bool(arm.after)):
         for seed in range(plan.seeds):
             asked = _request(arm, seed, steps if arm.trained else 0, setup, corpus)
             before = found[arm.after, seed] if arm.after else None
@@ -182,7 +182,9 @@ def with_checkpoints(plan: Plan, setup: Setup, steps: int | None, engine: Engine
     return plan._replace(pretrainings=tuple(found[name, seed] for name in plan.arms for seed in range(plan.seeds)))
 
 
-def _pretraining(arm: Arm, asked: PretrainingRequest, pool: Pool, before: Pretraining | None) -> Pretraining:
+def _pretraining(
+    arm: Variant, asked: PretrainingRequest, pool: TrainingAudio, before: Pretraining | None
+) -> Pretraining:
     """A checkpoint with what decides its weights in its name, so that what is there already can be taken.
 
     Of pseudo-labels it is all but the defaults of `bench pseudo-label`.
@@ -194,10 +196,10 @@ def _pretraining(arm: Arm, asked: PretrainingRequest, pool: Pool, before: Pretra
     return Pretraining(arm, asked.seed, recipe.steps, seconds, path, code, before.path if before else None)
 
 
-def _pretrained(asked: PretrainingRequest, pool: Pool) -> tuple[Recipe, Any]:
+def _pretrained(asked: PretrainingRequest, pool: TrainingAudio) -> tuple[Recipe, Any]:
     """How a method is trained, and what decides its weights."""
     from benchmark.pretraining.training import identity, recipe_of
-    from upstreams.pretraining.loop import method as build
+    from upstreams.pretraining.methods import method as build
 
     method = build(asked.method, SIZE, asked.seed)
     recipe = recipe_of(method.recipe, asked)
@@ -213,7 +215,7 @@ def _refined(asked: PretrainingRequest, before: Pretraining) -> tuple[Recipe, An
     return recipe, [before.code, repr(replace(MINI, recipe=recipe)), MarginTuning.version, ROUNDS]
 
 
-def _request(arm: Arm, seed: int, steps: int | None, setup: Setup, corpus: str) -> PretrainingRequest:
+def _request(arm: Variant, seed: int, steps: int | None, setup: Setup, corpus: str) -> PretrainingRequest:
     from benchmark.pretraining.requests import PretrainingRequest
 
     return PretrainingRequest(
@@ -222,7 +224,9 @@ def _request(arm: Arm, seed: int, steps: int | None, setup: Setup, corpus: str) 
     )  # fmt: skip
 
 
-def perform(plan: Plan, setup: Setup, engine: Engine, tell: Callable[[str], object], corpus: str = POOL) -> Outcome:
+def perform(
+    plan: ClaimPlan, setup: Setup, engine: Engine, tell: Callable[[str], object], corpus: str = POOL
+) -> Outcome:
     """Pre-train what is not there yet, what starts from others after these, and run the tasks of each regime."""
     engine = alone(engine)
     stage = partial(pretrain_stage, setup=setup, corpus=corpus)

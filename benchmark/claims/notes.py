@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmark.claims.definitions import ARMS
-from benchmark.claims.execution import POOL, ROUNDS, SIZE, Plan, label_of, seeds_told
+from benchmark.claims.definitions import VARIANTS
+from benchmark.claims.execution import POOL, ROUNDS, SIZE, ClaimPlan, label_of, seeds_told
 from benchmark.errors import UserError
 from benchmark.records import Record
 from benchmark.tasks import Task
 
 
-def steps_of(plan: Plan, records: Iterable[Record]) -> dict[str, int]:
+def steps_of(plan: ClaimPlan, records: Iterable[Record]) -> dict[str, int]:
     """Of pre-training, by arm; raises UserError for an arm whose seeds were trained for different numbers of them."""
     labels = dict(label_of(record.upstream["name"]) for record in records)
     found: dict[str, int] = {}
@@ -25,7 +25,7 @@ def steps_of(plan: Plan, records: Iterable[Record]) -> dict[str, int]:
     return found
 
 
-def notes(plan: Plan, intervals: int, steps: Mapping[str, int]) -> list[str]:
+def notes(plan: ClaimPlan, intervals: int, steps: Mapping[str, int]) -> list[str]:
     """How the numbers came about. intervals: how many are shown. steps: of pre-training, by arm."""
     told = ", ".join(steps_told(arm, steps[arm]) for arm in plan.arms if arm in steps)
     spread = ", ± their standard deviation" if plan.seeds > 1 else ""
@@ -47,7 +47,7 @@ def notes(plan: Plan, intervals: int, steps: Mapping[str, int]) -> list[str]:
 
 def steps_told(arm: str, steps: int) -> str:
     """Such as "dino 700"; of an arm that goes on from another, those of each of its rounds."""
-    after = ARMS[arm].after
+    after = VARIANTS[arm].after
     return f"{arm} {steps:,}" + (f" in each of {ROUNDS} rounds after those of {after}" if after else "")
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark.claims.contrasts import Clips, Sample, Trials
-from benchmark.claims.execution import Plan, label_of
+from benchmark.claims.execution import ClaimPlan, label_of
 from benchmark.data.manifest import find, root_of
 from benchmark.errors import UserError
 from benchmark.plan import fixed
@@ -22,7 +22,7 @@ Row = Mapping[str, str]  # of outcomes
 Mark = Callable[[Row], tuple[float, float] | None]
 
 
-class Cell(NamedTuple):
+class TaskPredictions(NamedTuple):
     """What one upstream answered on one task. heads: of each one that was trained, a row for each clip or trial."""
 
     metric: str
@@ -30,7 +30,7 @@ class Cell(NamedTuple):
     heads: Sequence[Sequence[Row]]
 
 
-Answers = dict[tuple[str, str], Cell]  # (arm with seed, task)
+PredictionTable = dict[tuple[str, str], TaskPredictions]  # (arm with seed, task)
 
 
 def newest(records: Iterable[Record], steps: int | None = None) -> list[Record]:
@@ -42,7 +42,7 @@ def newest(records: Iterable[Record], steps: int | None = None) -> list[Record]:
     return [record for record in every if last[label_of(record.upstream["name"])[0]] == record.upstream["name"]]
 
 
-def complete(plan: Plan, records: Iterable[Record]) -> list[Record]:
+def complete(plan: ClaimPlan, records: Iterable[Record]) -> list[Record]:
     """The records of the plan's tasks as they are now, of those systems on them that were run with the whole grid."""
     tasks = {task.name: task for some in plan.tasks.values() for task in some.values()}
     cells: dict[tuple[str, str], list[Record]] = {}
@@ -69,7 +69,7 @@ def _is_of(record: Record, tasks: Mapping[str, Task]) -> bool:
     return record.task | any_metric == fixed(task) | any_metric
 
 
-def answers(records: Sequence[Record], results: Results) -> Answers:
+def answers(records: Sequence[Record], results: Results) -> PredictionTable:
     """What each system said, with the learning rate that was best on validation."""
     chosen_of = leaderboard(records)
     chosen: dict[tuple[str, str], list[Record]] = {}
@@ -78,7 +78,7 @@ def answers(records: Sequence[Record], results: Results) -> Answers:
         if record.lr == chosen_of[name, task].lr:
             chosen.setdefault((label_of(name)[0], task), []).append(record)
     return {
-        key: Cell(some[0].metric, some[0].higher, [results.outcomes(record) for record in some])
+        key: TaskPredictions(some[0].metric, some[0].higher, [results.outcomes(record) for record in some])
         for key, some in chosen.items()
     }
 
@@ -114,7 +114,7 @@ MARKS: dict[str, Mark] = {
 }
 
 
-def sample(cells: Sequence[Sequence[Cell]], speakers: Mapping[str, str]) -> Sample:
+def sample(cells: Sequence[Sequence[TaskPredictions]], speakers: Mapping[str, str]) -> Sample:
     """Answers by system and pre-training seed; speakers: by clip id, a clip without one stands for itself.
 
     Raises UserError where they are of different clips, and for a metric that is not drawn from single clips.
@@ -127,7 +127,7 @@ def sample(cells: Sequence[Sequence[Cell]], speakers: Mapping[str, str]) -> Samp
     return marked(cells, MARKS[metric], speakers)
 
 
-def marked(cells: Sequence[Sequence[Cell]], mark: Mark, speakers: Mapping[str, str]) -> Clips:
+def marked(cells: Sequence[Sequence[TaskPredictions]], mark: Mark, speakers: Mapping[str, str]) -> Clips:
     """As `sample`. mark: what a row of outcomes counts, and of how much; None leaves it out."""
     tallies = [[_tally(cell, mark) for cell in some] for some in cells]
     first = tallies[0][0]
@@ -137,7 +137,7 @@ def marked(cells: Sequence[Sequence[Cell]], mark: Mark, speakers: Mapping[str, s
     return Clips([_owner(clip, speakers) for clip in clips], found[..., 0], found[..., 1])
 
 
-def _tally(cell: Cell, mark: Mark) -> dict[str, tuple[float, float]]:
+def _tally(cell: TaskPredictions, mark: Mark) -> dict[str, tuple[float, float]]:
     """By clip, the mean mark and size over heads."""
     by_clip: dict[str, list[tuple[float, float]]] = {}
     for rows in cell.heads:
@@ -149,7 +149,7 @@ def _tally(cell: Cell, mark: Mark) -> dict[str, tuple[float, float]]:
     }
 
 
-def _trials(cells: Sequence[Sequence[Cell]], speakers: Mapping[str, str]) -> Trials:
+def _trials(cells: Sequence[Sequence[TaskPredictions]], speakers: Mapping[str, str]) -> Trials:
     ranked = [[[_by_trial(rows) for rows in cell.heads] for cell in some] for some in cells]
     first = ranked[0][0][0]
     _alike([each.keys() for some in ranked for heads in some for each in heads])

@@ -12,10 +12,19 @@ from typing import NamedTuple
 
 from benchmark.claims.confusions import KINDS, matrix
 from benchmark.claims.contrasts import Drawn, difference, draw, fewer, gain, interval, reduction, word_of
-from benchmark.claims.definitions import ARMS, FLOOR, TASKS, Claim
-from benchmark.claims.execution import SIZE, Plan
+from benchmark.claims.definitions import FLOOR, TASKS, VARIANTS, Claim
+from benchmark.claims.execution import SIZE, ClaimPlan
 from benchmark.claims.notes import notes, steps_of
-from benchmark.claims.predictions import Answers, Cell, answers, complete, marked, newest, sample, speakers_of
+from benchmark.claims.predictions import (
+    PredictionTable,
+    TaskPredictions,
+    answers,
+    complete,
+    marked,
+    newest,
+    sample,
+    speakers_of,
+)
 from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.records import Record, Results
@@ -26,10 +35,10 @@ from benchmark.values import Setup
 AVERAGE = "average"
 COLUMNS = ["claim", "regime", "task", "first", "second", "difference [95 % interval]", "verdict"]
 METRICS = {"accuracy": "accuracy", "micro_f1": "micro-F1", "eer": "EER", "wer": "WER", "cer": "CER"}
-WHAT = {arm.name: arm.what for arm in ARMS.values()} | {FLOOR: "log-mel energies, nothing learned"}
+WHAT = {arm.name: arm.what for arm in VARIANTS.values()} | {FLOOR: "log-mel energies, nothing learned"}
 
 
-class Row(NamedTuple):
+class ContrastRow(NamedTuple):
     """A contrast on one task, or on average. first, second: scores in percent, means over pre-training seeds.
 
     metric: several are joined by ", ". higher: its better direction. relative: the interval is one of relative gains.
@@ -48,8 +57,8 @@ class Verdict(NamedTuple):
     """A claim with its rows. main: the one that decides. beside: rows of tasks that are shown too."""
 
     claim: Claim
-    rows: list[Row]
-    main: Row
+    rows: list[ContrastRow]
+    main: ContrastRow
 
     @property
     def word(self) -> str:
@@ -75,7 +84,7 @@ class Findings(NamedTuple):
     confusions: list[Confusion]
 
 
-def reach(plan: Plan, records: Iterable[Record], setup: Setup, steps: int | None = None) -> Findings:
+def reach(plan: ClaimPlan, records: Iterable[Record], setup: Setup, steps: int | None = None) -> Findings:
     """Verdicts from the records in `setup.results`; raises UserError where some are missing.
 
     steps: those of pre-training that count; None: of each seed those that were run last.
@@ -90,7 +99,7 @@ def reach(plan: Plan, records: Iterable[Record], setup: Setup, steps: int | None
     return Findings(verdicts, list(columns.values()), scores(plan, found, speakers, columns), told, tables(plan, found))
 
 
-def judged(claim: Claim, plan: Plan, found: Answers, speakers: Mapping[str, str]) -> Verdict:
+def judged(claim: Claim, plan: ClaimPlan, found: PredictionTable, speakers: Mapping[str, str]) -> Verdict:
     """What became of a claim. speakers: by clip id; a clip without one stands for itself."""
     if claim.confusions:
         return _judged_by_confusions(claim, plan, found, speakers)
@@ -109,7 +118,7 @@ def judged(claim: Claim, plan: Plan, found: Answers, speakers: Mapping[str, str]
 
 def agreeing(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts, where what several claims contrast has one interval; by itself each has one of its own draws."""
-    first: dict[tuple[str, ...], Row] = {}
+    first: dict[tuple[str, ...], ContrastRow] = {}
     found = []
     for each in verdicts:
         rows = [first.setdefault(_contrast(each.claim, row), row) for row in each.rows]
@@ -117,33 +126,35 @@ def agreeing(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return found
 
 
-def _contrast(claim: Claim, row: Row) -> tuple[str, ...]:
+def _contrast(claim: Claim, row: ContrastRow) -> tuple[str, ...]:
     of = claim.tasks if row.relative or row.task == AVERAGE else ()
     return claim.first, claim.second, claim.regime, row.task, *of
 
 
-def _judged_by_confusions(claim: Claim, plan: Plan, found: Answers, speakers: Mapping[str, str]) -> Verdict:
+def _judged_by_confusions(
+    claim: Claim, plan: ClaimPlan, found: PredictionTable, speakers: Mapping[str, str]
+) -> Verdict:
     """The first kind of confusion decides; the others are shown beside it."""
     (name,) = claim.tasks
     both = _sides(claim, name, plan, found)
     rows = []
     for kind, mark in KINDS.items():
         drawn = draw([marked(both, mark, speakers)])
-        rows.append(_row(f"{name}: {kind}", [Cell("confusions", False, ())], drawn))
+        rows.append(_row(f"{name}: {kind}", [TaskPredictions("confusions", False, ())], drawn))
     return Verdict(claim, rows, rows[0])
 
 
-def _sides(claim: Claim, name: str, plan: Plan, found: Answers) -> list[list[Cell]]:
+def _sides(claim: Claim, name: str, plan: ClaimPlan, found: PredictionTable) -> list[list[TaskPredictions]]:
     task = plan.tasks[claim.regime][name].name
     return [[_of(found, label, task) for label in labels_of(arm, plan)] for arm in (claim.first, claim.second)]
 
 
-def labels_of(arm: str, plan: Plan) -> list[str]:
+def labels_of(arm: str, plan: ClaimPlan) -> list[str]:
     """The arm with each seed; the floor, which has none, as often."""
     return [arm if arm == FLOOR else f"{arm}-{seed}" for seed in range(plan.seeds)]
 
 
-def _of(found: Answers, label: str, task: str) -> Cell:
+def _of(found: PredictionTable, label: str, task: str) -> TaskPredictions:
     if (label, task) not in found:
         raise UserError(
             f"there are no records of {label} on {task} yet, or not all; run the same command without --report"
@@ -151,21 +162,21 @@ def _of(found: Answers, label: str, task: str) -> Cell:
     return found[label, task]
 
 
-def _row(task: str, cells: Sequence[Cell], drawn: Drawn, relative: bool = False) -> Row:
+def _row(task: str, cells: Sequence[TaskPredictions], drawn: Drawn, relative: bool = False) -> ContrastRow:
     """cells: one of each task."""
     higher = cells[0].higher
     statistic = (gain if higher else reduction) if relative else (difference if higher else fewer)
     first, second = (100 * float(value) for value in drawn.points.mean((1, 2)))
     metric = ", ".join(dict.fromkeys(cell.metric for cell in cells))
-    return Row(task, metric, higher, relative, first, second, interval(drawn, statistic))
+    return ContrastRow(task, metric, higher, relative, first, second, interval(drawn, statistic))
 
 
-def _relative(cells: Sequence[Cell]) -> str:
+def _relative(cells: Sequence[TaskPredictions]) -> str:
     kind = "gain" if cells[0].higher else "reduction"
     return f"{AVERAGE} relative {kind}" if len(cells) > 1 else f"relative {kind}"
 
 
-def columns_of(plan: Plan, found: Answers) -> dict[str, str]:
+def columns_of(plan: ClaimPlan, found: PredictionTable) -> dict[str, str]:
     """Headings of the scores by the names of tasks, in the order in which claims are judged by them."""
     named = dict.fromkeys(name for claim in plan.claims for name in (*claim.tasks, *claim.beside))
     lower = {task for (_, task), cell in found.items() if not cell.higher}
@@ -173,7 +184,9 @@ def columns_of(plan: Plan, found: Answers) -> dict[str, str]:
     return {name: f"{name} ↓" if titles[name] & lower else name for name in named}
 
 
-def scores(plan: Plan, found: Answers, speakers: Mapping[str, str], columns: Iterable[str]) -> list[list[str]]:
+def scores(
+    plan: ClaimPlan, found: PredictionTable, speakers: Mapping[str, str], columns: Iterable[str]
+) -> list[list[str]]:
     """A row for each regime and arm: its score on each task, mean ± standard deviation over pre-training seeds."""
     rows = []
     for regime, tasks in plan.tasks.items():
@@ -185,7 +198,7 @@ def scores(plan: Plan, found: Answers, speakers: Mapping[str, str], columns: Ite
     return rows
 
 
-def _score(plan: Plan, found: Answers, speakers: Mapping[str, str], arm: str, task: str) -> str:
+def _score(plan: ClaimPlan, found: PredictionTable, speakers: Mapping[str, str], arm: str, task: str) -> str:
     labels = list(dict.fromkeys(labels_of(arm, plan)))
     if not all((label, task) in found for label in labels):
         return "–"
@@ -193,7 +206,7 @@ def _score(plan: Plan, found: Answers, speakers: Mapping[str, str], arm: str, ta
     return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def tables(plan: Plan, found: Answers) -> list[Confusion]:
+def tables(plan: ClaimPlan, found: PredictionTable) -> list[Confusion]:
     """Of each arm that a claim about confusions is about."""
     wanted = {
         (arm, claim.regime, claim.tasks[0]): None
@@ -217,7 +230,7 @@ def cells(verdict: Verdict) -> list[list[str]]:
     ]
 
 
-def arrowed(row: Row) -> str:
+def arrowed(row: ContrastRow) -> str:
     """The task, marked where lower scores are better."""
     return row.task if row.higher or row.relative else f"{row.task} ↓"
 
@@ -227,7 +240,7 @@ def title_of(claim: Claim) -> str:
     return f"{claim.first} > {claim.second}"
 
 
-def text_of(row: Row, unit: str = "") -> str:
+def text_of(row: ContrastRow, unit: str = "") -> str:
     """Such as "+8.1 [+5.2, +11.0]", in the unit or in percent for a relative gain; "–" for what cannot be had."""
     value, low, high = (f"{bound:+.1f}" if math.isfinite(bound) else "–" for bound in row.interval[:3])
     return f"{value}{' %' if row.relative else unit} [{low}, {high}]"

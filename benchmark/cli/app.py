@@ -12,21 +12,21 @@ import typer
 from benchmark.cli.options import (
     HOME,
     REFERENCE,
-    Budget,
-    Data,
-    Device,
-    Home,
-    Limit,
-    PerLayer,
-    Precision,
-    ProtocolFile,
-    ResultsFolder,
-    SkipBad,
-    Suites,
-    Tasks,
-    Upstream,
-    Upstreams,
-    Workers,
+    BudgetOption,
+    DataOption,
+    DeviceOption,
+    HomeOption,
+    LimitOption,
+    PerLayerOption,
+    PrecisionOption,
+    ProtocolOption,
+    ResultsOption,
+    SkipBadOption,
+    SuiteOption,
+    TaskOption,
+    UpstreamArgument,
+    UpstreamArguments,
+    WorkersOption,
     expanded,
     pairs_of,
     precision_of,
@@ -52,11 +52,21 @@ app.add_typer(list_app, name="list")
 
 @app.command()
 def run(
-    upstreams: Upstreams, task: Tasks = None, suite: Suites = None, protocol: ProtocolFile = None, data: Data = None,
-    home: Home = HOME, results: ResultsFolder = Path("results"), workers: Workers = 1, device: Device = "auto",
-    precision: Precision = "fp32", limit: Limit = None, budget: Budget = 20.0, skip_bad: SkipBad = False,
-    per_layer: PerLayer = False,
-) -> None:  # fmt: skip
+    upstreams: UpstreamArguments,
+    task: TaskOption = None,
+    suite: SuiteOption = None,
+    protocol: ProtocolOption = None,
+    data: DataOption = None,
+    home: HomeOption = HOME,
+    results: ResultsOption = Path("results"),
+    workers: WorkersOption = 1,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    limit: LimitOption = None,
+    budget: BudgetOption = 20.0,
+    skip_bad: SkipBadOption = False,
+    per_layer: PerLayerOption = False,
+) -> None:
     """Run tasks on upstreams and write the leaderboard; the same command again goes on where it stopped."""
     from benchmark import run as harness
     from benchmark.engines.local import engine
@@ -79,11 +89,21 @@ def run(
 
 @app.command()
 def plan(
-    upstreams: Upstreams, task: Tasks = None, suite: Suites = None, protocol: ProtocolFile = None, data: Data = None,
-    home: Home = HOME, results: ResultsFolder = Path("results"), workers: Workers = 1, device: Device = "auto",
-    precision: Precision = "fp32", limit: Limit = None, budget: Budget = 20.0, skip_bad: SkipBad = False,
-    per_layer: PerLayer = False,
-) -> None:  # fmt: skip
+    upstreams: UpstreamArguments,
+    task: TaskOption = None,
+    suite: SuiteOption = None,
+    protocol: ProtocolOption = None,
+    data: DataOption = None,
+    home: HomeOption = HOME,
+    results: ResultsOption = Path("results"),
+    workers: WorkersOption = 1,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    limit: LimitOption = None,
+    budget: BudgetOption = 20.0,
+    skip_bad: SkipBadOption = False,
+    per_layer: PerLayerOption = False,
+) -> None:
     """Show the jobs, what is done already, and the bytes to extract, before anything is encoded or trained."""
     from benchmark import run as harness
     from benchmark.engines.local import engine
@@ -121,8 +141,11 @@ def plan(
 @app.command()
 def rerun(
     record: Annotated[str, typer.Argument(metavar="RECORD", help="A record's .json, or the id of a job.")],
-    data: Data = None, home: Home = HOME, results: ResultsFolder = Path("results"), device: Device = "auto",
-) -> None:  # fmt: skip
+    data: DataOption = None,
+    home: HomeOption = HOME,
+    results: ResultsOption = Path("results"),
+    device: DeviceOption = "auto",
+) -> None:
     """Do a recorded job again, elsewhere, and say whether the same comes out, and what differs where it does not."""
     from benchmark.reproduction import agreement
     from benchmark.reproduction import rerun as again
@@ -141,11 +164,13 @@ def rerun(
 
 @app.command()
 def extract(
-    upstream: Upstream,
+    upstream: UpstreamArgument,
     audio: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Files, or folders searched for files.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="An .npz file.")],
-    device: Device = "auto", precision: Precision = "fp32", skip_bad: SkipBad = False,
-) -> None:  # fmt: skip
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+    skip_bad: SkipBadOption = False,
+) -> None:
     """Write layerwise features of any audio: one float32 array (T, L, D) per file, keyed by its path in the folder."""
     from benchmark.features.export import export
 
@@ -154,7 +179,7 @@ def extract(
 
 
 @app.command()
-def check(upstream: Upstream, device: Device = "auto", precision: Precision = "fp32") -> None:
+def check(upstream: UpstreamArgument, device: DeviceOption = "auto", precision: PrecisionOption = "fp32") -> None:
     """Test an upstream against the contract, explaining each fault, and measure what it costs."""
     from benchmark.features.encoding import upstream_of
     from upstreams.contract.check import check as examine
@@ -176,16 +201,19 @@ app.command()(claims)
 
 
 @data_app.command("list")
-def data_list(home: Home = HOME) -> None:
+def data_list(home: HomeOption = HOME) -> None:
     """Corpora, where they come from, and whether they are prepared."""
     _list_corpora(home)
 
 
 @data_app.command("prepare")
 def data_prepare(
-    names: Annotated[list[str], typer.Argument(metavar="CORPUS...")], data: Data = None, protocol: ProtocolFile = None,
-    home: Home = HOME, workers: Workers = 1,
-) -> None:  # fmt: skip
+    names: Annotated[list[str], typer.Argument(metavar="CORPUS...")],
+    data: DataOption = None,
+    protocol: ProtocolOption = None,
+    home: HomeOption = HOME,
+    workers: WorkersOption = 1,
+) -> None:
     """Make or look over corpora, so that a run finds them ready, and check the tasks that use them, built in or not."""
     from benchmark.data.inspection import contradictions, notes, ruled_out
     from benchmark.data.manifest import prepare
@@ -218,9 +246,12 @@ def data_prepare(
 
 @data_app.command("check")
 def data_check(
-    names: Annotated[list[str], typer.Argument(metavar="CORPUS...")], data: Data = None, protocol: ProtocolFile = None,
-    home: Home = HOME, workers: Workers = 1,
-) -> None:  # fmt: skip
+    names: Annotated[list[str], typer.Argument(metavar="CORPUS...")],
+    data: DataOption = None,
+    protocol: ProtocolOption = None,
+    home: HomeOption = HOME,
+    workers: WorkersOption = 1,
+) -> None:
     """Count clips, hours and labels of each split, and check every task that uses the corpus: splits, leaks, trials."""
     from benchmark.data.inspection import notes, problems, summary
     from benchmark.data.manifest import prepare
@@ -259,7 +290,7 @@ def list_upstreams() -> None:
 
 
 @list_app.command("tasks")
-def list_tasks(protocol: ProtocolFile = None) -> None:
+def list_tasks(protocol: ProtocolOption = None) -> None:
     """Tasks of the built-in protocol, or of a file."""
     tasks = protocol_of(protocol).tasks.values()
     rows = [
@@ -277,13 +308,13 @@ def list_tasks(protocol: ProtocolFile = None) -> None:
 
 
 @list_app.command("corpora")
-def list_corpora(home: Home = HOME) -> None:
+def list_corpora(home: HomeOption = HOME) -> None:
     """As `bench data list`."""
     _list_corpora(home)
 
 
 @list_app.command("suites")
-def list_suites(protocol: ProtocolFile = None) -> None:
+def list_suites(protocol: ProtocolOption = None) -> None:
     """Suites of tasks."""
     draw(["suite", "tasks"], [[name, ", ".join(tasks)] for name, tasks in protocol_of(protocol).suites.items()])
 

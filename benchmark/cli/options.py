@@ -19,39 +19,41 @@ REFERENCE = (
     "NAME, NAME@FILE?key=value, NAME@random, hf:FOLDER_OR_ID, s3prl:NAME@FILE, speechbrain:FOLDER_OR_ID, fairseq:FILE"
     " or file.py:function?key=value"
 )
-Upstream = Annotated[str, typer.Argument(help=REFERENCE)]
-Upstreams = Annotated[list[str], typer.Argument(metavar="UPSTREAM...", help=REFERENCE)]
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task; may be repeated.")]
-Suites = Annotated[list[str] | None, typer.Option("--suite", help="A suite of tasks; may be repeated.")]
-ProtocolFile = Annotated[
+UpstreamArgument = Annotated[str, typer.Argument(help=REFERENCE)]
+UpstreamArguments = Annotated[list[str], typer.Argument(metavar="UPSTREAM...", help=REFERENCE)]
+TaskOption = Annotated[list[str] | None, typer.Option("--task", help="A task; may be repeated.")]
+SuiteOption = Annotated[list[str] | None, typer.Option("--suite", help="A suite of tasks; may be repeated.")]
+ProtocolOption = Annotated[
     Path | None,
     typer.Option("--protocol", help="A file like tasks.yaml; without --task or --suite all its tasks are run."),
 ]
-Data = Annotated[
+DataOption = Annotated[
     list[str] | None, typer.Option("--data", metavar="NAME=PATH", help="Where a corpus lies; may be repeated.")
 ]
-Home = Annotated[
+HomeOption = Annotated[
     Path,
     typer.Option("--home", envvar="BENCH_HOME", help="Corpora, manifests and features: may be deleted at any time."),
 ]
-ResultsFolder = Annotated[Path, typer.Option("--results", help="Records and tables: keep these.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option("--precision", help="fp32 or bf16, of the upstream.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Clips of each split: a quick look.")]
-Budget = Annotated[
+ResultsOption = Annotated[Path, typer.Option("--results", help="Records and tables: keep these.")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32 or bf16, of the upstream.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Clips of each split: a quick look.")]
+BudgetOption = Annotated[
     float,
     typer.Option("--budget", min=0, help="GB that one store of frames may take; beyond it the upstream runs live."),
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out and count clips that cannot be used.")]
-PerLayer = Annotated[bool, typer.Option("--per-layer", help="Probe each layer alone too, beside their learned sum.")]
-Only = Annotated[
+SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out and count clips that cannot be used.")]
+PerLayerOption = Annotated[
+    bool, typer.Option("--per-layer", help="Probe each layer alone too, beside their learned sum.")
+]
+OnlyOption = Annotated[
     str | None, typer.Option("--only", metavar="KIND", help="Leave out clips without a label of this kind.")
 ]
-SaveEvery = Annotated[
+SaveEveryOption = Annotated[
     float | None, typer.Option("--save-every", min=0, help="Seconds between states to resume from; 10 to 300.")
 ]
-Readers = Annotated[int, typer.Option("--workers", min=0, help="Threads that read audio; 0: up to 16.")]
+ReadersOption = Annotated[int, typer.Option("--workers", min=0, help="Threads that read audio; 0: up to 16.")]
 HOME = Path.home() / ".cache" / "bench"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmark.statistics.outcomes import Outcomes
     from benchmark.tables.leaderboard import Board, Table
     from benchmark.tables.published import Published
-    from upstreams.families.s3prl_entries import Entry
+    from upstreams.families.s3prl_entries import HubEntry
 
 
 def show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ def draw(columns: list[str], rows: list[list[str]]) -> None:
     console().print(table)
 
 
-def families(entries: Mapping[str, Entry]) -> list[list[str]]:
+def families(entries: Mapping[str, HubEntry]) -> list[list[str]]:
     """A row for each family of s3prl's entries: its name, its entries, and why those that cannot run here cannot."""
     rows = []
     for family in sorted({entry.family for entry in entries.values()}):

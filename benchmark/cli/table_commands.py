@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.options import ResultsFolder, Tasks, expanded
+from benchmark.cli.options import ResultsOption, TaskOption, expanded
 from benchmark.cli.output import board_of, draw, outcomes_of, readable, say, show, warn, write_tables
 from benchmark.errors import UserError, nearest
 
@@ -19,23 +19,27 @@ if TYPE_CHECKING:
     from benchmark.tables.leaderboard import Table
     from benchmark.tables.published import Published
 
-Names = Annotated[list[str], typer.Argument(metavar="A B...", help="Upstreams, as the leaderboard names them.")]
-Against = Annotated[
+NamesArgument = Annotated[list[str], typer.Argument(metavar="A B...", help="Upstreams, as the leaderboard names them.")]
+AgainstOption = Annotated[
     Path | None, typer.Option("--against", help="A results folder where B and the others lie, if it is another.")
 ]
-Show = Annotated[
+ShowOption = Annotated[
     int, typer.Option("--show", min=0, help="Clips to list of each task, those answered most differently.")
 ]
-PublishedRows = Annotated[
+PublishedOption = Annotated[
     bool, typer.Option("--published", help="Show published scores too, of published.csv there or of this project.")
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="A .csv file for the comparison.")]
+OutputOption = Annotated[Path | None, typer.Option("-o", "--output", help="A .csv file for the comparison.")]
 
 
 def compare(
-    upstreams: Names, task: Tasks = None, results: ResultsFolder = Path("results"), against: Against = None,
-    count: Show = 0, output: Output = None,
-) -> None:  # fmt: skip
+    upstreams: NamesArgument,
+    task: TaskOption = None,
+    results: ResultsOption = Path("results"),
+    against: AgainstOption = None,
+    count: ShowOption = 0,
+    output: OutputOption = None,
+) -> None:
     """Is A better than B (and C…), at what, and is the difference real? From the records alone."""
     from benchmark.comparison import summary
     from benchmark.comparison.pairs import compare as contrast
@@ -123,7 +127,7 @@ def _tell(pair: Pair, count: int) -> None:
         draw(summary.SHOWN, summary.shown(each, count))
 
 
-def report(results: ResultsFolder = Path("results"), published: PublishedRows = False) -> None:
+def report(results: ResultsOption = Path("results"), published: PublishedOption = False) -> None:
     """Make the tables anew from the records alone: CSV, Markdown, LaTeX and one HTML page."""
     from benchmark.tables.report import order_of
 

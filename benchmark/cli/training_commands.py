@@ -9,14 +9,14 @@ import typer
 
 from benchmark.cli.options import (
     HOME,
-    Data,
-    Device,
-    Home,
-    Only,
-    Readers,
-    ResultsFolder,
-    SaveEvery,
-    SkipBad,
+    DataOption,
+    DeviceOption,
+    HomeOption,
+    OnlyOption,
+    ReadersOption,
+    ResultsOption,
+    SaveEveryOption,
+    SkipBadOption,
     expanded,
     pairs_of,
     precision_of,
@@ -26,43 +26,49 @@ from benchmark.cli.options import (
 from benchmark.cli.output import draw, finish, readable, say
 from benchmark.environment import device_of
 
-Corpus = Annotated[str, typer.Option("--corpus", metavar="NAME|FOLDER", help="A corpus, or any folder of audio.")]
-Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Stretches in a step; --lr stays.")]
-Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate at the end of the warm-up.")]
-Parts = Annotated[int, typer.Option("--accumulate", min=1, help="Parts of a step, to save memory.")]
-Autocast = Annotated[str | None, typer.Option("--precision", help="fp32 or bf16 (autocast).")]
-Out = Annotated[Path | None, typer.Option("--out", help="A .safetensors file; by default in pretrained/.")]
-Half = Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")]
+CorpusOption = Annotated[str, typer.Option("--corpus", metavar="NAME|FOLDER", help="A corpus, or any folder of audio.")]
+BatchOption = Annotated[int | None, typer.Option("--batch", min=1, help="Stretches in a step; --lr stays.")]
+RateOption = Annotated[float | None, typer.Option("--lr", help="Learning rate at the end of the warm-up.")]
+AccumulateOption = Annotated[int, typer.Option("--accumulate", min=1, help="Parts of a step, to save memory.")]
+AutocastOption = Annotated[str | None, typer.Option("--precision", help="fp32 or bf16 (autocast).")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="A .safetensors file; by default in pretrained/.")]
+HalfOption = Annotated[bool, typer.Option("--half", help="Store the weights in half precision.")]
 
 
 def pretrain(
     method: Annotated[
         str, typer.Argument(help="ssast, atst, dino, masr or pms, with its options: 'ssast?variant=frame'.")
     ],
-    corpus: Corpus,
+    corpus: CorpusOption,
     size: Annotated[str, typer.Option("--size", help="mini, base or another one of the method.")] = "mini",
     steps: Annotated[int | None, typer.Option("--steps", min=0, help="0 writes the weights it starts from.")] = None,
     hours: Annotated[float | None, typer.Option("--hours", help="Of audio to hear, instead of --steps.")] = None,
-    batch: Batch = None,
-    lr: Rate = None,
+    batch: BatchOption = None,
+    lr: RateOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of weights, order and all else that is drawn.")] = 0,
-    accumulate: Parts = 1,
-    precision: Autocast = None,
-    out: Out = None,
-    half: Half = False,
+    accumulate: AccumulateOption = 1,
+    precision: AutocastOption = None,
+    out: OutOption = None,
+    half: HalfOption = False,
     metadata: Annotated[
         str | None,
         typer.Option(
-            "--metadata", metavar="KIND=WEIGHT,...|none",
+            "--metadata",
+            metavar="KIND=WEIGHT,...|none",
             help="Kinds of labels to learn from too: language=1,speaker=0.5. [default: the method's own, if any]",
         ),
     ] = None,
     strength: Annotated[
         float | None, typer.Option("--strength", help="Of what labels add to the loss. [default: 0.3]")
     ] = None,
-    only: Only = None, save_every: SaveEvery = None, data: Data = None, home: Home = HOME, workers: Readers = 0,
-    device: Device = "auto", skip_bad: SkipBad = False,
-) -> None:  # fmt: skip
+    only: OnlyOption = None,
+    save_every: SaveEveryOption = None,
+    data: DataOption = None,
+    home: HomeOption = HOME,
+    workers: ReadersOption = 0,
+    device: DeviceOption = "auto",
+    skip_bad: SkipBadOption = False,
+) -> None:
     """Pre-train an encoder on audio; the same command again goes on where it stopped."""
     from benchmark.engines.local import engine
     from benchmark.environment import cores
@@ -80,7 +86,7 @@ def pretrain(
 
 def pseudo_label(
     reference: Annotated[str, typer.Argument(metavar="NAME@FILE", help="An encoder, such as dino@FILE.")],
-    corpus: Corpus,
+    corpus: CorpusOption,
     rounds: Annotated[int, typer.Option("--rounds", help="Of clustering and tuning.")] = 1,
     clusters: Annotated[
         int | None, typer.Option("--clusters", help="To make. [default: one for each ten clips]")
@@ -100,16 +106,21 @@ def pseudo_label(
         Path | None, typer.Option("--protocol", help="A file like tasks.yaml that --verify names a task of.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of a round.")] = None,
-    batch: Batch = None,
-    lr: Rate = None,
+    batch: BatchOption = None,
+    lr: RateOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of clusters, order and all else that is drawn.")] = 0,
-    accumulate: Parts = 1,
-    precision: Autocast = None,
-    out: Out = None,
-    half: Half = False,
-    only: Only = None, save_every: SaveEvery = None, data: Data = None, home: Home = HOME, workers: Readers = 0,
-    device: Device = "auto", skip_bad: SkipBad = False,
-) -> None:  # fmt: skip
+    accumulate: AccumulateOption = 1,
+    precision: AutocastOption = None,
+    out: OutOption = None,
+    half: HalfOption = False,
+    only: OnlyOption = None,
+    save_every: SaveEveryOption = None,
+    data: DataOption = None,
+    home: HomeOption = HOME,
+    workers: ReadersOption = 0,
+    device: DeviceOption = "auto",
+    skip_bad: SkipBadOption = False,
+) -> None:
     """Tune an encoder on clusters of its own embeddings, round by round; no label of the corpus is used."""
     from benchmark.engines.local import engine
     from benchmark.environment import cores
@@ -136,11 +147,12 @@ def claims(
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pre-trainings of each kind.")] = 3,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Of each. [default: those of its recipe]")] = None,
-    home: Home = HOME, results: ResultsFolder = Path("results"),
+    home: HomeOption = HOME,
+    results: ResultsOption = Path("results"),
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that share the work; 0: one a core.")] = 0,
-    device: Device = "auto",
+    device: DeviceOption = "auto",
     report: Annotated[bool, typer.Option("--report", help="Make the tables anew from the records alone.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Pre-train the seed systems in miniature, and re-run the contrasts that their papers' headlines rest on."""
     from benchmark.claims import execution, verdicts
     from benchmark.engines.local import engine

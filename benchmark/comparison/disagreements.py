@@ -24,7 +24,7 @@ class Said(NamedTuple):
     answer: str
 
 
-class Flip(NamedTuple):
+class Disagreement(NamedTuple):
     """A clip or trial that two upstreams answer differently well. id: both ids of a trial."""
 
     id: str
@@ -33,7 +33,7 @@ class Flip(NamedTuple):
     second: Said
 
 
-class Flips(NamedTuple):
+class Disagreements(NamedTuple):
     """How many clips or trials the first upstream answers better, and worse, of how many.
 
     Means over pairs of a run of each. rows: those answered differently well, the largest differences first.
@@ -42,10 +42,10 @@ class Flips(NamedTuple):
     gained: float
     lost: float
     total: int
-    rows: list[Flip]
+    rows: list[Disagreement]
 
 
-def flips_of(first: str, second: str, records: Sequence[Record], outcomes: Outcomes) -> Flips:
+def disagreements_of(first: str, second: str, records: Sequence[Record], outcomes: Outcomes) -> Disagreements:
     """Of two upstreams that were tested on the same clips."""
     sides = [
         _runs([record for record in records if record.upstream["name"] == name], outcomes) for name in (first, second)
@@ -57,15 +57,15 @@ def flips_of(first: str, second: str, records: Sequence[Record], outcomes: Outco
     rows = [_flip(key, sides) for key in keys]
     unlike = [row for row in rows if row.first.loss != row.second.loss]
     unlike.sort(key=lambda row: (-abs(row.first.loss - row.second.loss), row.id))
-    return Flips(float(less), float(more), len(keys), unlike)
+    return Disagreements(float(less), float(more), len(keys), unlike)
 
 
-Answer = tuple[float, Row]
+LossAndRow = tuple[float, Row]
 
 
-def _runs(records: Sequence[Record], outcomes: Outcomes) -> list[dict[Key, Answer]]:
+def _runs(records: Sequence[Record], outcomes: Outcomes) -> list[dict[Key, LossAndRow]]:
     """Of each seed: loss and row by clip or trial, all folds together."""
-    seeds: dict[int, dict[Key, Answer]] = {}
+    seeds: dict[int, dict[Key, LossAndRow]] = {}
     for record in records:
         rows = outcomes(record)
         loss = LOSSES[record.metric](rows)
@@ -73,9 +73,9 @@ def _runs(records: Sequence[Record], outcomes: Outcomes) -> list[dict[Key, Answe
     return list(seeds.values())
 
 
-def _flip(key: Key, sides: Sequence[Sequence[Mapping[Key, Answer]]]) -> Flip:
+def _flip(key: Key, sides: Sequence[Sequence[Mapping[Key, LossAndRow]]]) -> Disagreement:
     first, second = (_said([run[key] for run in side]) for side in sides)
-    return Flip(" ".join(key), reference_of(sides[0][0][key][1]), first, second)
+    return Disagreement(" ".join(key), reference_of(sides[0][0][key][1]), first, second)
 
 
 def reference_of(row: Row) -> str:
@@ -85,7 +85,7 @@ def reference_of(row: Row) -> str:
     )
 
 
-def _said(answers: Sequence[Answer]) -> Said:
+def _said(answers: Sequence[LossAndRow]) -> Said:
     """The most frequent answer of some runs, and how many of them gave it if not all did; of trials the mean score."""
     loss, rows = fmean(loss for loss, _ in answers), [row for _, row in answers]
     if "score" in rows[0]:

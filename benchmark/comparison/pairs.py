@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.comparison.disagreements import Flips, flips_of
+from benchmark.comparison.disagreements import Disagreements, disagreements_of
 from benchmark.errors import UserError
 from benchmark.records import Record
 from benchmark.statistics.intervals import DRAWS, Interval, difference, holm, mcnemar
@@ -28,7 +28,7 @@ class Side(NamedTuple):
     seeds: int
 
 
-class Compared(NamedTuple):
+class TaskComparison(NamedTuple):
     """Two upstreams on one task.
 
     difference: of the first to the second, in points. test: how p was found. adjusted: p by Holm's method over all
@@ -44,7 +44,7 @@ class Compared(NamedTuple):
     test: str
     p: float
     adjusted: float
-    flips: Flips
+    flips: Disagreements
     unit: str
     clusters: int
 
@@ -67,7 +67,7 @@ class Pair(NamedTuple):
 
     first: str
     second: str
-    tasks: list[Compared]
+    tasks: list[TaskComparison]
     alone: list[str]
 
 
@@ -125,14 +125,14 @@ def refuse_unlike(first: Sequence[Record], second: Sequence[Record], outcomes: O
         )
 
 
-def _compared(first: str, second: str, records: Sequence[Record], outcomes: Outcomes, draws: int) -> Compared:
+def _compared(first: str, second: str, records: Sequence[Record], outcomes: Outcomes, draws: int) -> TaskComparison:
     judged = judge(records, outcomes, draws)
     columns = [judged.evidence.columns(name) for name in (first, second)]
     for name, some in zip((first, second), columns, strict=True):
         if not some:
             task = records[0].task["name"]
             raise UserError(f"no seed of {name} was run on every fold of {task}; finish it by the same bench run")
-    flips = flips_of(first, second, records, outcomes)
+    flips = disagreements_of(first, second, records, outcomes)
     found = difference(judged.found, columns[0], columns[1])
     exact = judged.metric in SINGLE and _exact(judged, columns)
     told = found.interval.scaled(scale_of(judged.metric))
@@ -141,7 +141,7 @@ def _compared(first: str, second: str, records: Sequence[Record], outcomes: Outc
     p = mcnemar(round(flips.gained), round(flips.lost)) if exact else found.p
     trained = records[0].lr is not None
     sides = [Side(judged.interval(some), len(some) if trained else 0) for some in columns]
-    return Compared(
+    return TaskComparison(
         task=records[0].task["name"], metric=judged.metric, higher=judged.higher, first=sides[0], second=sides[1],
         difference=_possible(told, judged.metric), test=_test(judged, exact), p=p,
         adjusted=math.nan, flips=flips, unit=judged.evidence.unit, clusters=judged.found.clusters,

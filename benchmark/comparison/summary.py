@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
-from benchmark.comparison.pairs import LEVEL, Compared, Pair
+from benchmark.comparison.pairs import LEVEL, Pair, TaskComparison
 from benchmark.statistics.intervals import Interval
 from benchmark.tables.cells import SHORT, digits_of
 
@@ -15,7 +15,7 @@ COLUMNS = ["task", "metric", "first", "second", "difference [95 %]", "p", "p (Ho
 SHOWN = ["id", "reference", "first", "second", "better"]
 
 
-def row_of(each: Compared) -> list[str]:
+def row_of(each: TaskComparison) -> list[str]:
     """Under COLUMNS."""
     flips = each.flips
     metric = f"{SHORT.get(each.metric, each.metric)} {'↑' if each.higher else '↓'}"
@@ -33,7 +33,7 @@ def scored(score: Interval, metric: str) -> str:
     return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
 
 
-def between(each: Compared) -> str:
+def between(each: TaskComparison) -> str:
     """The difference with its interval, signed."""
     value, low, high = (f"{part:+.{digits_of(each.metric)}f}" for part in each.difference[:3])
     return f"{value} [{low}, {high}]"
@@ -46,7 +46,7 @@ def chance_of(p: float) -> str:
 
 def sentence(pair: Pair) -> str:
     """What can and what cannot be concluded, in one."""
-    groups: dict[str, list[Compared]] = {"better": [], "worse": [], "not resolved": [], "alone": []}
+    groups: dict[str, list[TaskComparison]] = {"better": [], "worse": [], "not resolved": [], "alone": []}
     for each in pair.tasks:
         groups["alone" if _by_itself(each) else each.verdict.partition(",")[0]].append(each)
     parts = []
@@ -64,22 +64,22 @@ def sentence(pair: Pair) -> str:
     return "; ".join(parts) + _limits(pair)
 
 
-def _by_itself(each: Compared) -> bool:
+def _by_itself(each: TaskComparison) -> bool:
     """Whether the test says something that it does not say once adjusted."""
     return each.verdict == "not resolved" and each.p < LEVEL
 
 
-def _listed(some: Sequence[Compared]) -> str:
+def _listed(some: Sequence[TaskComparison]) -> str:
     alone = {True: ", for one seed", False: ""}
     return _joined([f"{each.task} ({between(each)}{_points(each)}{alone[each.one_seed]})" for each in some])
 
 
-def _open(some: Sequence[Compared]) -> str:
+def _open(some: Sequence[TaskComparison]) -> str:
     told = [f"{each.task} ({_possible(each)})" for each in some]
     return f"{_joined(told)} cannot be said"
 
 
-def _possible(each: Compared) -> str:
+def _possible(each: TaskComparison) -> str:
     if each.difference.low == each.difference.high == 0:
         return "nothing differs"
     if math.isnan(each.difference.low):
@@ -88,7 +88,7 @@ def _possible(each: Compared) -> str:
     return f"anything from {low} to {high}{_points(each)} remains possible"
 
 
-def _points(each: Compared) -> str:
+def _points(each: TaskComparison) -> str:
     name = SHORT.get(each.metric, each.metric)
     return f" {name}" if each.metric == "min_dcf" else f" points of {name}"
 
@@ -121,7 +121,7 @@ def notes(pairs: Iterable[Pair]) -> list[str]:
     ]  # fmt: skip
 
 
-def shown(each: Compared, count: int) -> list[list[str]]:
+def shown(each: TaskComparison, count: int) -> list[list[str]]:
     """Under SHOWN, the clips or trials that the two differ most on."""
     return [
         [row.id, row.reference, row.first.answer, row.second.answer,

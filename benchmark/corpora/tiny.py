@@ -10,7 +10,7 @@ from numpy.random import Generator
 
 from benchmark.corpora import corpus
 from benchmark.corpora.synthesis.events import EVENTS
-from benchmark.corpora.synthesis.rendering import Clip, make
+from benchmark.corpora.synthesis.rendering import SyntheticClip, make
 from benchmark.corpora.synthesis.speakers import STYLES, Speech, generator
 from benchmark.values import Engine, Trial, Utterance
 
@@ -60,7 +60,7 @@ IDENTIFIED = {"train": 6, "valid": 2, "test": 5}
 POOL_SPEAKERS, POOL_SPEECH, POOL_EVENTS = 150, 1500, 600
 
 
-def clips() -> list[Clip]:
+def clips() -> list[SyntheticClip]:
     """Every clip of `tiny`, in a fixed order."""
     recipes = {
         "keyword": _keyword,
@@ -91,7 +91,7 @@ def trials() -> list[Trial]:
     return found
 
 
-def pool_clips() -> list[Clip]:
+def pool_clips() -> list[SyntheticClip]:
     """Every clip of `tiny_pool`, in a fixed order."""
     speech = [_pool_speech(f"pool-speech-{number:04d}", number) for number in range(POOL_SPEECH)]
     return speech + [_pool_event(f"pool-event-{number:04d}", number) for number in range(POOL_EVENTS)]
@@ -150,7 +150,7 @@ def _place(root: Path) -> Path:
     return root / f"recipe-{RECIPE}"
 
 
-def _utterances(root: Path, made: Iterable[Clip]) -> Iterator[Utterance]:
+def _utterances(root: Path, made: Iterable[SyntheticClip]) -> Iterator[Utterance]:
     for clip in made:
         yield Utterance(clip.id, _place(root) / clip.file, clip.split, dict(clip.labels))
 
@@ -163,53 +163,53 @@ def _digits(rng: Generator, count: int) -> str:
     return " ".join(str(digit) for digit in rng.integers(0, 10, size=count))
 
 
-def _keyword(name: str, split: str, number: int) -> Clip:
+def _keyword(name: str, split: str, number: int) -> SyntheticClip:
     rng = generator("plan", name)
     label = [*KEYWORDS, "unknown", "silence"][number % 12]
     if label == "silence":
-        return Clip(name, split, {"keyword": label}, f"keyword/{split}", 1.0)
+        return SyntheticClip(name, split, {"keyword": label}, f"keyword/{split}", 1.0)
     word = str(rng.choice(OTHER_WORDS)) if label == "unknown" else label
     speech = Speech(word, ENGLISH, _cast(split, rng))
     labels = {"keyword": label, "speaker": speech.speaker}
-    return Clip(name, split, labels, f"keyword/{split}", 1.0, speech, snr=(4, 18))
+    return SyntheticClip(name, split, labels, f"keyword/{split}", 1.0, speech, snr=(4, 18))
 
 
-def _language(name: str, split: str, number: int) -> Clip:
+def _language(name: str, split: str, number: int) -> SyntheticClip:
     rng = generator("plan", name)
     language = LANGUAGES[number % len(LANGUAGES)]
     speech = Speech(_digits(rng, 8), language, _cast(split, rng))
     labels = {"language": language, "speaker": speech.speaker}
-    return Clip(name, split, labels, f"language/{split}", 2.0, speech, snr=(8, 22))
+    return SyntheticClip(name, split, labels, f"language/{split}", 2.0, speech, snr=(8, 22))
 
 
-def _emotion(name: str, split: str, number: int) -> Clip:
+def _emotion(name: str, split: str, number: int) -> SyntheticClip:
     rng = generator("plan", name)
     style = list(STYLES)[number % len(STYLES)]
     speech = Speech(str(rng.choice(SENTENCES)), ENGLISH, _cast(split, rng), style)
     labels = {"emotion": style, "speaker": speech.speaker}
-    return Clip(name, split, labels, f"emotion/{split}", 2.0, speech, snr=(8, 22))
+    return SyntheticClip(name, split, labels, f"emotion/{split}", 2.0, speech, snr=(8, 22))
 
 
-def _event(name: str, split: str, number: int) -> Clip:
+def _event(name: str, split: str, number: int) -> SyntheticClip:
     event = list(EVENTS)[number % len(EVENTS)]
-    return Clip(name, split, {"event": event}, f"event/{split}", 2.0, events=(event,), snr=(-6, 10))
+    return SyntheticClip(name, split, {"event": event}, f"event/{split}", 2.0, events=(event,), snr=(-6, 10))
 
 
-def _events(name: str, split: str, number: int) -> Clip:
+def _events(name: str, split: str, number: int) -> SyntheticClip:
     rng = generator("plan", name)
     chosen = tuple(sorted(str(event) for event in rng.choice(list(EVENTS), size=1 + number % 3, replace=False)))
-    return Clip(name, split, {"events": "|".join(chosen)}, f"events/{split}", 2.0, events=chosen, snr=(-3, 12))
+    return SyntheticClip(name, split, {"events": "|".join(chosen)}, f"events/{split}", 2.0, events=chosen, snr=(-3, 12))
 
 
-def _text(name: str, split: str, number: int) -> Clip:
+def _text(name: str, split: str, number: int) -> SyntheticClip:
     rng = generator("plan", name)
     words = " ".join(str(word) for word in rng.choice(WORDS, size=3 + number % 3))
     speech = Speech(words, ENGLISH, _cast(split, rng))
     labels = {"text": words, "speaker": speech.speaker}
-    return Clip(name, split, labels, f"text/{split}", None, speech, snr=(8, 24))
+    return SyntheticClip(name, split, labels, f"text/{split}", None, speech, snr=(8, 24))
 
 
-def _verification() -> Iterator[Clip]:
+def _verification() -> Iterator[SyntheticClip]:
     for split, (speakers, count) in VERIFIED.items():
         for number in range(speakers):
             for take in range(count):
@@ -217,26 +217,26 @@ def _verification() -> Iterator[Clip]:
                 yield _by_speaker(f"verify-{split}-{number:03d}-{take:02d}", split, f"sv-{split}-{number:03d}", keys)
 
 
-def _identification() -> Iterator[Clip]:
+def _identification() -> Iterator[SyntheticClip]:
     for split in ("valid", "test"):
         for number in range(VERIFIED["train"][0]):
             for take in range(IDENTIFIED[split]):
                 yield _by_speaker(f"sid-{split}-{number:03d}-{take:02d}", split, f"sv-train-{number:03d}", ("sid",))
 
 
-def _by_speaker(name: str, split: str, speaker: str, keys: tuple[str, ...]) -> Clip:
+def _by_speaker(name: str, split: str, speaker: str, keys: tuple[str, ...]) -> SyntheticClip:
     sentences = generator("plan", name).choice(SENTENCES, size=2)
     speech = Speech(". ".join(str(sentence) for sentence in sentences), ENGLISH, speaker)
     labels = {**dict.fromkeys(keys, speaker), "speaker": speaker}
-    return Clip(name, split, labels, f"speaker/{split}", 2.0, speech, snr=(10, 24))
+    return SyntheticClip(name, split, labels, f"speaker/{split}", 2.0, speech, snr=(10, 24))
 
 
-def _pool_speech(name: str, number: int) -> Clip:
+def _pool_speech(name: str, number: int) -> SyntheticClip:
     rng = generator("plan", name)
     language, style = str(rng.choice(LANGUAGES)), str(rng.choice(list(STYLES)))
     speech = Speech(_chatter(language, rng), language, f"pool-train-{number % POOL_SPEAKERS:03d}", style)
     labels = {"speaker": speech.speaker, "language": language, "family": FAMILIES[language], "emotion": style}
-    return Clip(name, "pool", labels, "pool/speech", 4.0, speech, snr=(2, 20))
+    return SyntheticClip(name, "pool", labels, "pool/speech", 4.0, speech, snr=(2, 20))
 
 
 def _chatter(language: str, rng: Generator) -> str:
@@ -246,7 +246,7 @@ def _chatter(language: str, rng: Generator) -> str:
     return " ".join(str(piece) for piece in rng.choice([*SENTENCES, *WORDS, *KEYWORDS, *OTHER_WORDS], size=9))
 
 
-def _pool_event(name: str, number: int) -> Clip:
+def _pool_event(name: str, number: int) -> SyntheticClip:
     rng = generator("plan", name)
     chosen = tuple(sorted(str(event) for event in rng.choice(list(EVENTS), size=1 + number % 3, replace=False)))
-    return Clip(name, "pool", {"events": "|".join(chosen)}, "pool/event", 4.0, events=chosen, snr=(0, 20))
+    return SyntheticClip(name, "pool", {"events": "|".join(chosen)}, "pool/event", 4.0, events=chosen, snr=(0, 20))

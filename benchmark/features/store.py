@@ -15,7 +15,7 @@ from benchmark.data.audio import samples_at
 from benchmark.engines.local import in_process, progress
 from benchmark.errors import Failure, UserError, failure
 from benchmark.features.encoding import encode, prefetched, upstream_of
-from benchmark.files import aside, digest, sweep, write_text
+from benchmark.files import aside, digest, remove_partial_files, write_text
 from benchmark.values import Card, Clip, Engine, Extraction, Setup
 
 HEADER = 128  # bytes before the numbers of an .npy file
@@ -156,7 +156,7 @@ def extract(wanted: Iterable[Extraction], setup: Setup, engine: Engine = in_proc
     todo = [(each, shards) for each, shards in todo if shards]
     _room(sum(bytes_of(each, shards) for each, shards in todo), setup.home)
     for each, _ in todo:
-        sweep(folder_of(each, setup.home))
+        remove_partial_files(folder_of(each, setup.home))
         about = {"upstream": each.card._asdict(), "view": each.view, "clips": len(each.clips)}
         write_text(setup.home / "extractions" / f"{each.key}.json", json.dumps(about, indent=1))
     work = [Work(each._replace(clips=()), shard, setup) for each, shards in todo for shard in shards]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UserError
-from benchmark.files import aside, sweep
+from benchmark.files import aside, remove_partial_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def make_room(out: Path, needed: int) -> None:
     """See that so many bytes can be written beside `out`, and delete what killed processes left there half written."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        sweep(out.parent)
+        remove_partial_files(out.parent)
         with tempfile.TemporaryFile(dir=out.parent) as file:
             file.write(bytes(4096))
             file.flush()
@@ -87,7 +87,7 @@ def write_state(out: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
 def read_state(out: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and facts as `write_state` was given them, or None; raises UserError where they are no longer those."""
     from upstreams.base import UpstreamError
-    from upstreams.safety.checkpoints import load
+    from upstreams.safety.loading import load
 
     path = state_of(out)
     facts = facts_in(path)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from benchmark.errors import UserError
-from benchmark.pretraining.sources import Pool, known
+from benchmark.pretraining.sources import TrainingAudio, known
 
 if TYPE_CHECKING:
     from upstreams.pretraining.methods import Method
@@ -46,7 +46,7 @@ def told(weights: Mapping[str, float]) -> str:
     return ",".join(f"{kind}={str(weight).removesuffix('.0')}" for kind, weight in weights.items()) or NONE
 
 
-def chosen(asked: Weights | None, own: Mapping[str, float], pool: Pool) -> dict[str, float]:
+def chosen(asked: Weights | None, own: Mapping[str, float], pool: TrainingAudio) -> dict[str, float]:
     """Weights by kind: those that are asked for, else of the method's own those whose kinds the pool has.
 
     Raises UserError where a kind that is asked for is that of no clip.
@@ -60,7 +60,7 @@ def chosen(asked: Weights | None, own: Mapping[str, float], pool: Pool) -> dict[
     return dict(asked)
 
 
-def remarks(asked: Weights | None, own: Mapping[str, float], pool: Pool) -> list[str]:
+def remarks(asked: Weights | None, own: Mapping[str, float], pool: TrainingAudio) -> list[str]:
     """Which labels that the method would learn from are not there, and which of those to learn from tell nothing."""
     weights = chosen(asked, own, pool)
     counts = {kind: Counter(label for label in pool.labels(kind) if label is not None) for kind in weights}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from benchmark.engines.local import mapped, progress
 
 if TYPE_CHECKING:
-    from upstreams.pretraining.loop import Progress
+    from upstreams.pretraining.loop import TrainingProgress
 
 PAUSE = 10.0  # seconds from one printed line to the next
 
-Show = Callable[["Progress"], None]
+Show = Callable[["TrainingProgress"], None]
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def _printed(title: str) -> Iterator[Show]:
     left = time_left()
     last = time.monotonic()
 
-    def show(at: Progress) -> None:
+    def show(at: TrainingProgress) -> None:
         nonlocal last
         about = left(at)
         if time.monotonic() - last >= PAUSE or at.step == at.steps:
@@ -64,11 +64,11 @@ def _printed(title: str) -> Iterator[Show]:
     yield show
 
 
-def time_left() -> Callable[[Progress], str]:
+def time_left() -> Callable[[TrainingProgress], str]:
     """Estimates from the speed since the first report, as a resumed training did not make the steps before it."""
     first: list[tuple[int, float]] = []
 
-    def estimate(at: Progress) -> str:
+    def estimate(at: TrainingProgress) -> str:
         if not first:
             first.append((at.step, at.seconds))
         step, seconds = first[0]
@@ -77,7 +77,7 @@ def time_left() -> Callable[[Progress], str]:
     return estimate
 
 
-def told(at: Progress) -> str:
+def told(at: TrainingProgress) -> str:
     """The terms, after the share of time spent waiting for data where that is worth a look."""
     waiting = f"waits for data {at.waiting:.0%}, " if at.waiting > 0.1 else ""
     return waiting + terms(at.terms)

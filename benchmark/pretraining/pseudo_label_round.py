@@ -19,8 +19,8 @@ from benchmark.pretraining.checkpoint_files import facts_in, make_room, refuse_a
 from benchmark.pretraining.model_card import facts_of
 from benchmark.pretraining.pseudo_label_card import told_of
 from benchmark.pretraining.requests import Training
-from benchmark.pretraining.segments import Crops, Share
-from benchmark.pretraining.sources import Pool
+from benchmark.pretraining.segments import SegmentOrder, Share
+from benchmark.pretraining.sources import TrainingAudio
 from benchmark.values import Clip, Engine, Setup
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def labelled(asked: Refinement, number: int, vectors: np.ndarray) -> tuple[np.nd
     return labels, {**counts, "sizes": sizes, "speakers": match(asked.pool, clusters, labels)}
 
 
-def match(pool: Pool, clusters: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
+def match(pool: TrainingAudio, clusters: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
     """How well all clusters, and what is kept of them, agree with the corpus's speakers, if it names any."""
     from upstreams.pretraining.clustering import agreement
 
@@ -130,7 +130,7 @@ def prepared(asked: Refinement, number: int, labels: np.ndarray) -> Training:
     places, recipe = np.flatnonzero(labels >= 0).tolist(), asked.tuning.recipe
     clips, rate = [asked.pool.clips[place] for place in places], method.sample_rate
     kinds = {KIND: labels[places].tolist()}
-    crops = Crops(clips, rate, round(recipe.seconds * rate), recipe.batch, seed, kinds, balanced=False)
+    crops = SegmentOrder(clips, rate, round(recipe.seconds * rate), recipe.batch, seed, kinds, balanced=False)
     own = {**asked.identity, "round": number, "labels": digest(labels.tolist())}
     request = replace(asked.request.training, out=path, seed=seed)
     return Training(request, path, asked.pool, method, recipe, crops, own, {}, [])

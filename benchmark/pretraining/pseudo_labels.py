@@ -44,7 +44,7 @@ def request_of(reference: str, training: PretrainingRequest, **options: Any) -> 
     """The request for NAME@FILE; raises UserError for a file or reference that there cannot be pseudo-labels of."""
     from upstreams import parted
     from upstreams.pretraining.methods import METHODS
-    from upstreams.safety.checkpoints import expanded
+    from upstreams.safety.loading import expanded
 
     name, file, query = parted(reference)
     tunable = name in METHODS and hasattr(importlib.import_module(METHODS[name]), "network_of")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.files import digest
 from benchmark.pretraining.label_weights import Weights
-from benchmark.pretraining.segments import Crops
-from benchmark.pretraining.sources import Pool
+from benchmark.pretraining.segments import SegmentOrder
+from benchmark.pretraining.sources import TrainingAudio
 from benchmark.tasks import Task
 from benchmark.values import Setup
 
@@ -71,10 +71,10 @@ class Training(NamedTuple):
 
     request: PretrainingRequest
     out: Path
-    pool: Pool
+    pool: TrainingAudio
     method: Method
     recipe: Recipe
-    crops: Crops
+    crops: SegmentOrder
     identity: dict[str, Any]
     metadata: dict[str, float]
     remarks: list[str]
@@ -111,7 +111,7 @@ class Refinement(NamedTuple):
 
     request: PseudoLabelRequest
     out: Path
-    pool: Pool
+    pool: TrainingAudio
     clusters: int
     smallest: int
     tuning: Tuning

@@ -18,7 +18,7 @@ from benchmark.values import Clip, Stretch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from upstreams.pretraining.loop import Batch
+    from upstreams.pretraining.methods import AudioBatch
 
 AHEAD = 3  # batches at most that are read while one is at work
 MEMORY = 1 << 30  # bytes that these may take, but for one
@@ -33,14 +33,14 @@ class Share(NamedTuple):
     parts: int = 1
 
 
-class Row(NamedTuple):
+class SegmentRow(NamedTuple):
     """A stretch of a clip. clip: its place among the clips."""
 
     clip: int
     stretch: Stretch
 
 
-class Crops:
+class SegmentOrder:
     """Which stretch of which clip each row of each step is: a pure function of the seed and the step.
 
     Rows follow one another through epoch after epoch, each in an order of its own. A clip is there once in each, or as
@@ -74,12 +74,14 @@ class Crops:
         """Rows in an epoch."""
         return self._rows
 
-    def step(self, number: int) -> list[Row]:
+    def step(self, number: int) -> list[SegmentRow]:
         """The rows of a step, over all processes."""
         first = number * self.batch
         starts, draws = (np.random.default_rng([self.seed, use, number]).random(self.batch).tolist() for use in (1, 2))
         chosen = [self._clip(*divmod(first + row, len(self)), draw) for row, draw in enumerate(draws)]
-        return [Row(clip, self._cut(self.clips[clip].stretch, at)) for clip, at in zip(chosen, starts, strict=True)]
+        return [
+            SegmentRow(clip, self._cut(self.clips[clip].stretch, at)) for clip, at in zip(chosen, starts, strict=True)
+        ]
 
     def _clip(self, epoch: int, place: int, draw: float) -> int:
         """The clip at a place of an epoch; draw: in [0, 1), of those that could follow their leader."""
@@ -100,7 +102,7 @@ class Crops:
         first = whole.first + int(start * (whole.samples - count + 1))
         return whole._replace(first=first, samples=count)
 
-    def share(self, number: int, share: Share) -> list[list[Row]]:
+    def share(self, number: int, share: Share) -> list[list[SegmentRow]]:
         """The rows of a step that one process has, in batches; no row is in two, and none is left out.
 
         Groups stay together, but for those that the end of a batch goes through.
@@ -146,7 +148,9 @@ class Likes:
         return np.where(self.there, others, 0.0)
 
 
-def batches(crops: Crops, first: int, last: int, share: Share, readers: int, pinned: bool = False) -> Iterator[Batch]:
+def batches(
+    crops: SegmentOrder, first: int, last: int, share: Share, readers: int, pinned: bool = False
+) -> Iterator[AudioBatch]:
     """The batches of one process for the steps [first, last), the next ones being read by so many threads.
 
     pinned: into memory from which a GPU copies while it computes.
@@ -169,7 +173,7 @@ def batches(crops: Crops, first: int, last: int, share: Share, readers: int, pin
 class _Reading:
     """A batch on its way into memory."""
 
-    def __init__(self, rows: Sequence[Row], crops: Crops, pool: ThreadPoolExecutor, pinned: bool) -> None:
+    def __init__(self, rows: Sequence[SegmentRow], crops: SegmentOrder, pool: ThreadPoolExecutor, pinned: bool) -> None:
         import torch
 
         self.counts = [min(crops.samples, samples_at(row.stretch, crops.rate)) for row in rows]
@@ -179,14 +183,14 @@ class _Reading:
         places = zip(self.waveforms, (row.stretch for row in rows), self.counts, strict=True)
         self.reads: list[Future[None]] = [pool.submit(_fill, *place, crops.rate) for place in places]
 
-    def result(self) -> Batch:
+    def result(self) -> AudioBatch:
         import torch
 
-        from upstreams.pretraining.loop import Batch
+        from upstreams.pretraining.methods import AudioBatch
 
         for each in self.reads:
             each.result()
-        return Batch(self.waveforms, torch.tensor(self.counts), self.labels)
+        return AudioBatch(self.waveforms, torch.tensor(self.counts), self.labels)
 
 
 def _fill(row: Tensor, stretch: Stretch, count: int, rate: int) -> None:

@@ -17,7 +17,7 @@ from benchmark.values import Clip, Engine, Manifest
 FOLDER = "recordings"  # the corpus that any folder is
 
 
-class Pool(NamedTuple):
+class TrainingAudio(NamedTuple):
     """Clips to learn from. split: whose they are. left_out: those of it that cannot be used, by id, and why.
 
     only: the kind of label that all of them have, if that was asked for; without: clips that lacked it.
@@ -62,7 +62,7 @@ class Pool(NamedTuple):
 
 def pool_of(
     corpus: str, home: Path, data: dict[str, str], engine: Engine, skip_bad: bool, only: str | None = None
-) -> Pool:
+) -> TrainingAudio:
     """Split "pool" of a corpus, else "train", and no other, as those are for tests; of a folder all there is.
 
     corpus: name of a registered one or of one in `data`, or a folder. only: kind of label that clips need, if any.
@@ -83,7 +83,7 @@ def pool_of(
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         hint = "repair or remove it, or leave out and count such with --skip-bad" if good else "nothing else is there"
         raise UserError(f"{bad[0].stretch.audio} {bad[0].problem}{more}; {hint}")
-    return Pool(corpus, split, good, [(clip.id, clip.problem) for clip in bad], only, len(there) - len(chosen))
+    return TrainingAudio(corpus, split, good, [(clip.id, clip.problem) for clip in bad], only, len(there) - len(chosen))
 
 
 def known(kind: str | None, clips: Iterable[Clip]) -> str:

@@ -33,12 +33,13 @@ from benchmark.pretraining.model_card import card, facts_of, usage
 from benchmark.pretraining.processes import first_alone, only_first_tells
 from benchmark.pretraining.progress import Stopwatch, training_bar
 from benchmark.pretraining.requests import PretrainingRequest, Training
-from benchmark.pretraining.segments import Crops, Share, batches
-from benchmark.pretraining.sources import Pool, pool_of
+from benchmark.pretraining.segments import SegmentOrder, Share, batches
+from benchmark.pretraining.sources import TrainingAudio, pool_of
 from benchmark.values import Engine
 
 if TYPE_CHECKING:
-    from upstreams.pretraining.loop import History, Method, Plan, Progress, Recipe, State
+    from upstreams.pretraining.loop import History, Schedule, TrainingProgress, TrainingState
+    from upstreams.pretraining.methods import Method, Recipe
 
 EVERY = 20  # steps at most from one point of the loss curve to the next
 MOST_READERS = 16  # unless the user wants more
@@ -80,7 +81,7 @@ def prepared(request: PretrainingRequest, engine: Engine, world: int) -> Trainin
 
 def plan(request: PretrainingRequest, engine: Engine, world: int = 1) -> Training:
     """Look over the audio and draw the weights; raises UserError or UpstreamError for what cannot be done."""
-    from upstreams.pretraining.loop import method as build
+    from upstreams.pretraining.methods import method as build
 
     out = usable(request.output)
     method = build(request.method, request.size, request.seed)
@@ -94,7 +95,7 @@ def plan(request: PretrainingRequest, engine: Engine, world: int = 1) -> Trainin
     weights = chosen(request.metadata, method.metadata, pool)
     samples = round(recipe.seconds * method.sample_rate)
     labels = {kind: pool.labels(kind) for kind in weights}
-    crops = Crops(pool.clips, method.sample_rate, samples, recipe.batch, request.seed, labels)
+    crops = SegmentOrder(pool.clips, method.sample_rate, samples, recipe.batch, request.seed, labels)
     recipe = recipe_of(method.recipe, request, crops.seconds)
     asked = identity(request, method, recipe, pool)
     remarked = remarks(request.metadata, method.metadata, pool)
@@ -123,7 +124,7 @@ def recipe_of(recipe: Recipe, request: PretrainingRequest, seconds: float | None
     return replace(recipe, steps=steps, warmup=warmup, final_lr=min(recipe.final_lr, recipe.lr))
 
 
-def identity(request: PretrainingRequest, method: Method, recipe: Recipe, pool: Pool) -> dict[str, Any]:
+def identity(request: PretrainingRequest, method: Method, recipe: Recipe, pool: TrainingAudio) -> dict[str, Any]:
     """What was asked for. Device, processes and parts are left free, so that a training may go on elsewhere, though
     what is drawn at random follows from them too. method: before it is given labels.
     """
@@ -187,30 +188,30 @@ def learn(
     return history, {**clock.facts(), **share._asdict(), "readers": readers}
 
 
-def _schedule(training: Training) -> Plan:
-    from upstreams.pretraining.loop import Plan
+def _schedule(training: Training) -> Schedule:
+    from upstreams.pretraining.loop import Schedule
 
     request, recipe = training.request, training.recipe
     every = max(1, min(EVERY, recipe.steps // 100))
     often = min(SAVE_SELDOM, max(SAVE_OFTEN, room_for(training.method) / 4e6))
     if request.save_every is not None:
         often = request.save_every
-    return Plan(recipe, request.seed, request.accumulate, request.device, every, often)
+    return Schedule(recipe, request.seed, request.accumulate, request.device, every, often)
 
 
-def _keep(training: Training, clock: Stopwatch, state: State) -> None:
+def _keep(training: Training, clock: Stopwatch, state: TrainingState) -> None:
     done(training)  # refuses what another command wrote there meanwhile
     facts = {"identity": training.identity, "state": state.facts, "clock": clock.facts()}
     write_state(training.out, state.tensors, facts)
 
 
-def _report(clock: Stopwatch, show: Callable[[Progress], object], at: Progress) -> None:
+def _report(clock: Stopwatch, show: Callable[[TrainingProgress], object], at: TrainingProgress) -> None:
     clock.waiting = at.waiting
     show(at)
 
 
-def _resumed(training: Training, tell: Callable[[str], object]) -> tuple[State | None, Stopwatch]:
-    from upstreams.pretraining.loop import State as Kept
+def _resumed(training: Training, tell: Callable[[str], object]) -> tuple[TrainingState | None, Stopwatch]:
+    from upstreams.pretraining.loop import TrainingState as Kept
 
     kept = read_state(training.out)
     if kept is None:

@@ -21,14 +21,14 @@ class Found(NamedTuple):
     outcomes: list[Row] | None
 
 
-class Repeat(NamedTuple):
+class Rerun(NamedTuple):
     """One job twice."""
 
     then: Found
     now: Found
 
 
-class Compared(NamedTuple):
+class ScorePair(NamedTuple):
     """A number of the record and what it is now."""
 
     name: str
@@ -36,19 +36,19 @@ class Compared(NamedTuple):
     now: float | None
 
 
-def compared(repeat: Repeat) -> list[Compared]:
+def compared(repeat: Rerun) -> list[ScorePair]:
     """Every score on test and on validation, and the epoch that was chosen."""
     then, now = repeat.then.record, repeat.now.record
     pairs = [("test", then.test, now.test), ("valid", then.valid, now.valid)]
     scores = [
-        Compared(f"{split} {name}", old.get(name), new.get(name))
+        ScorePair(f"{split} {name}", old.get(name), new.get(name))
         for split, old, new in pairs
         for name in dict.fromkeys([*old, *new])
     ]
-    return [*scores, Compared("epoch", then.epoch, now.epoch)]
+    return [*scores, ScorePair("epoch", then.epoch, now.epoch)]
 
 
-def changed_outcomes(repeat: Repeat) -> int:
+def changed_outcomes(repeat: Rerun) -> int:
     """Test clips or trials that were answered in another way, be it in the last bit."""
     pairs = zip_longest(repeat.then.outcomes or [], repeat.now.outcomes or [])
     return 0 if repeat.then.outcomes is None else sum(_answer(old) != _answer(new) for old, new in pairs)
@@ -58,12 +58,12 @@ def _answer(row: Row | None) -> Row | None:
     return row and {name: value for name, value in row.items() if name not in CLUSTERS}
 
 
-def table(repeat: Repeat) -> list[list[str]]:
+def table(repeat: Rerun) -> list[list[str]]:
     """Rows of name, recorded, now, and whether they differ."""
     return [[each.name, *_shown(each), "" if each.then == each.now else "differs"] for each in compared(repeat)]
 
 
-def _shown(each: Compared) -> tuple[str, str]:
+def _shown(each: ScorePair) -> tuple[str, str]:
     """Rounded, unless it takes every digit to tell the two apart."""
     texts = ["none" if value is None else f"{value:.6g}" for value in (each.then, each.now)]
     if texts[0] == texts[1] and each.then != each.now:
@@ -71,12 +71,12 @@ def _shown(each: Compared) -> tuple[str, str]:
     return texts[0], texts[1]
 
 
-def same(repeat: Repeat) -> bool:
+def same(repeat: Rerun) -> bool:
     """Whether scores, epoch and outcomes are the same to the last bit."""
     return all(each.then == each.now for each in compared(repeat)) and not changed_outcomes(repeat)
 
 
-def agrees(repeat: Repeat) -> bool:
+def agrees(repeat: Rerun) -> bool:
     """Whether the score is the same, or as near as its interval says it may be."""
     then, now = repeat.then.record, repeat.now.record
     return then.test.get(then.metric) == now.test.get(now.metric) or within(*repeat.then, now)
@@ -94,7 +94,7 @@ def within(record: Record, outcomes: Sequence[Row] | None, again: Record) -> boo
     return told.low <= now <= told.high
 
 
-def verdict(repeat: Repeat) -> str:
+def verdict(repeat: Rerun) -> str:
     """In one sentence what came out."""
     every, lost = compared(repeat), changed_outcomes(repeat)
     count = len(repeat.then.outcomes or [])
@@ -113,7 +113,7 @@ def verdict(repeat: Repeat) -> str:
     return "; ".join([told, *parts])
 
 
-def differences(repeat: Repeat) -> list[str]:
+def differences(repeat: Rerun) -> list[str]:
     """What of the environment is not as it was, as far as it was recorded."""
     then, now = repeat.then.record, repeat.now.record
     single = [("device", then.device, now.device), ("commit", _short(then.commit), _short(now.commit))]

@@ -17,10 +17,10 @@ from benchmark.features.descriptions import describe
 from benchmark.features.store import extract
 from benchmark.plan import PROTOCOL, contents, expand, extractions, fixed, prepare_all, with_jobs
 from benchmark.records import Record, Results, load, outcomes_beside
-from benchmark.reproduction.agreement import Found, Repeat
+from benchmark.reproduction.agreement import Found, Rerun
 from benchmark.run import UNUSABLE, threads, train
 from benchmark.tasks import Task
-from benchmark.values import Card, Point, Setup, Sweep
+from benchmark.values import Card, GridPoint, Setup, Sweep
 
 
 def find(reference: str, results: Path) -> Path:
@@ -57,7 +57,7 @@ def setup_of(record: Record, home: Path, data: tuple[tuple[str, str], ...], devi
     )  # fmt: skip
 
 
-def rerun(path: Path, then: Found, setup: Setup) -> Repeat:
+def rerun(path: Path, then: Found, setup: Setup) -> Rerun:
     """Do the job again in a folder of its own, with the threads and beside the jobs that it was trained with."""
     sweep, corpus = planned(then.record, setup)
     sweep = with_jobs(sweep, setup, together(then.record, path))
@@ -67,7 +67,7 @@ def rerun(path: Path, then: Found, setup: Setup) -> Repeat:
             raise UserError(failed.message) if failed.users else RuntimeError(failed.trace)
         stage = partial(train, setup=here, corpus=corpus, code=commit())
         in_process(stage, [sweep], "train heads")
-        return Repeat(then, read(Results(here.results).path(sweep.task.name, sweep.card.name, then.record.id)))
+        return Rerun(then, read(Results(here.results).path(sweep.task.name, sweep.card.name, then.record.id)))
 
 
 def planned(record: Record, setup: Setup) -> tuple[Sweep, str]:
@@ -106,12 +106,12 @@ def task_of(record: Record) -> Task:
         ) from error
 
 
-def point_of(record: Record) -> Point:
+def point_of(record: Record) -> GridPoint:
     """Where in its grid the job was."""
     return record.lr, record.seed, record.layer
 
 
-def together(record: Record, path: Path) -> list[Point]:
+def together(record: Record, path: Path) -> list[GridPoint]:
     """The jobs that were one batched computation with this one: only beside them it gives the same bits."""
     from downstreams import HEADS
 

@@ -11,9 +11,9 @@ from zlib import crc32
 import numpy as np
 
 from benchmark.claims import execution, predictions
-from benchmark.claims.definitions import ARMS, Claim
-from benchmark.claims.execution import Plan
-from benchmark.corpora.synthesis.rendering import Clip
+from benchmark.claims.definitions import VARIANTS, Claim
+from benchmark.claims.execution import ClaimPlan
+from benchmark.corpora.synthesis.rendering import SyntheticClip
 from benchmark.corpora.tiny import clips
 from benchmark.plan import fixed
 from benchmark.records import Results
@@ -34,7 +34,7 @@ def _speakers_of(corpora: tuple[str, ...], data: tuple[tuple[str, str], ...]) ->
 
 
 def reference(arm: str, seed: int, steps: int = 5) -> str:
-    return f"{ARMS[arm].upstream}@somewhere/home-2/claims/{arm}-{seed}-{steps}-{CODE}.safetensors"
+    return f"{VARIANTS[arm].upstream}@somewhere/home-2/claims/{arm}-{seed}-{steps}-{CODE}.safetensors"
 
 
 def outcomes(rng: np.random.Generator, share: float, ids: list[str]) -> list[dict[str, object]]:
@@ -53,7 +53,7 @@ def write_arm(results: Results, task: Task, name: str, share: float, ids: list[s
 
 
 @cache
-def every_clip() -> list[Clip]:
+def every_clip() -> list[SyntheticClip]:
     return clips()
 
 
@@ -61,6 +61,6 @@ def clips_of(task: Task) -> list[str]:
     return [clip.id for clip in every_clip() if clip.split == "test" and task.target in clip.labels]
 
 
-def single(task: str) -> tuple[Claim, Plan]:
+def single(task: str) -> tuple[Claim, ClaimPlan]:
     """A claim on one task, with one seed."""
-    return Claim("s", "a", "b", "frozen", "", tasks=(task,)), Plan((), execution.tasks_of([task]), 1)
+    return Claim("s", "a", "b", "frozen", "", tasks=(task,)), ClaimPlan((), execution.tasks_of([task]), 1)

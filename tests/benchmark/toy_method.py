@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from upstreams.base import UpstreamError
-from upstreams.pretraining.loop import Batch, Method, Recipe, Step
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step
 
 NAME = "toy"
 MODULE = "tests.benchmark.toy_method"
@@ -28,7 +28,7 @@ class Toy(Method):
         self.layers = nn.Sequential(nn.Linear(400, width), nn.Dropout(0.2), nn.GELU(), nn.Linear(width, 400))
         self.slow = nn.Linear(400, width).requires_grad_(False)
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         time.sleep(self.pause)
         sound = nn.functional.pad(batch.waveforms, (0, 800 - batch.waveforms.shape[1]))
         first, second = sound.split(400, 1)

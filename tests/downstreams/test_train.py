@@ -16,10 +16,10 @@ from downstreams import HEADS
 from downstreams.base import Head, HeadError
 from downstreams.classification import Classification
 from downstreams.sweep import seeded
-from downstreams.train import Fitted, Recipe, Setting, fit, predict
+from downstreams.train import Fitted, Setting, TrainingOptions, fit, predict
 from tests.downstreams.memory import Clips, classes, spoken, summarized, trials, voices
 
-RECIPE = Recipe(epochs=4)
+RECIPE = TrainingOptions(epochs=4)
 SWEEP = [Setting(lr, seed) for lr in (1e-2, 1e-3, 3e-1) for seed in (0, 1)]
 
 
@@ -32,13 +32,13 @@ def reader(data: Clips) -> Callable[[], Head]:
     return lambda: HEADS["transcription"](2, 8, data.targets, **sizes)
 
 
-def learn(settings: Sequence[Setting], recipe: Recipe = RECIPE, **changes: Any) -> list[Fitted]:
+def learn(settings: Sequence[Setting], recipe: TrainingOptions = RECIPE, **changes: Any) -> list[Fitted]:
     train, valid = classes(seed=0), classes(clips=30, seed=1)
     options = {"build": classifier(train), "train": train, "valid": valid, "references": valid.references}
     return fit(settings=settings, metric="accuracy", recipe=recipe, **{**options, **changes})
 
 
-def read(settings: Sequence[Setting], recipe: Recipe = RECIPE, **changes: Any) -> list[Fitted]:
+def read(settings: Sequence[Setting], recipe: TrainingOptions = RECIPE, **changes: Any) -> list[Fitted]:
     train, valid = spoken(seed=0), spoken(clips=12, seed=1)
     options = {"build": reader(train), "train": train, "valid": valid, "references": valid.references}
     return fit(settings=settings, metric="cer", recipe=recipe, **{**options, **changes})
@@ -48,7 +48,9 @@ def weights(fitted: Fitted) -> Tensor:
     return torch.cat([value.flatten() for value in fitted.head.state_dict().values()])
 
 
-def by_hand(setting: Setting, recipe: Recipe, data: Clips, kind: Callable[..., torch.optim.Optimizer]) -> Tensor:
+def by_hand(
+    setting: Setting, recipe: TrainingOptions, data: Clips, kind: Callable[..., torch.optim.Optimizer]
+) -> Tensor:
     """Weights after all epochs of one head trained alone in the plainest way."""
     with torch.random.fork_rng():
         torch.manual_seed(setting.seed * 1_000_003)
@@ -79,13 +81,13 @@ class LastEpoch(Classification):
 @pytest.mark.parametrize(
     ("recipe", "kind"),
     [
-        (Recipe(epochs=3), torch.optim.Adam),
-        (Recipe(epochs=3, clip=0.05), torch.optim.Adam),
-        (Recipe(epochs=3, clip=None), torch.optim.Adam),
-        (Recipe(epochs=3, optimizer="adamw", weight_decay=0.1), torch.optim.AdamW),
+        (TrainingOptions(epochs=3), torch.optim.Adam),
+        (TrainingOptions(epochs=3, clip=0.05), torch.optim.Adam),
+        (TrainingOptions(epochs=3, clip=None), torch.optim.Adam),
+        (TrainingOptions(epochs=3, optimizer="adamw", weight_decay=0.1), torch.optim.AdamW),
     ],
 )
-def test_a_batched_sweep_is_as_many_runs_of_torchs_own_optimiser(recipe: Recipe, kind: Any) -> None:
+def test_a_batched_sweep_is_as_many_runs_of_torchs_own_optimiser(recipe: TrainingOptions, kind: Any) -> None:
     train = classes(seed=0)
     fitted = learn(SWEEP, recipe, build=lambda: LastEpoch(3, 10, train.targets, hidden=16))
     for each in fitted:
@@ -125,7 +127,7 @@ def test_the_same_sweep_gives_the_same_bits_again_whatever_the_random_state(run:
 
 @pytest.mark.parametrize(("run", "metric", "limit"), [(learn, "accuracy", 90.0), (read, "wer", 25.0)])
 def test_heads_learn(run: Callable[..., list[Fitted]], metric: str, limit: float) -> None:
-    fitted = run([Setting(2e-2, 0), Setting(1e-2, 1)], Recipe(epochs=40))
+    fitted = run([Setting(2e-2, 0), Setting(1e-2, 1)], TrainingOptions(epochs=40))
     for each in fitted:
         better = each.valid[metric] >= limit if metric == "accuracy" else each.valid[metric] <= limit
         assert better, each.valid
@@ -134,7 +136,7 @@ def test_heads_learn(run: Callable[..., list[Fitted]], metric: str, limit: float
 
 def test_the_first_of_the_best_epochs_is_kept_with_its_weights() -> None:
     valid = classes(clips=30, seed=1)
-    for each in learn(SWEEP, Recipe(epochs=8)):
+    for each in learn(SWEEP, TrainingOptions(epochs=8)):
         scores = [epoch.valid for epoch in each.curve]
         assert each.epoch == 1 + scores.index(max(scores))
         assert each.valid["accuracy"] == max(scores)
@@ -144,7 +146,7 @@ def test_the_first_of_the_best_epochs_is_kept_with_its_weights() -> None:
 
 
 def test_a_metric_to_lower_is_lowered() -> None:
-    for each in read([Setting(1e-2, 0), Setting(3e-3, 1)], Recipe(epochs=6)):
+    for each in read([Setting(1e-2, 0), Setting(3e-3, 1)], TrainingOptions(epochs=6)):
         scores = [epoch.valid for epoch in each.curve]
         assert each.epoch == 1 + scores.index(min(scores))
 
@@ -184,26 +186,26 @@ def test_a_batched_sweep_predicts_as_its_heads_do_alone() -> None:
 
 @pytest.mark.parametrize("run", [learn, read])
 def test_a_diverging_setting_stops_alone(run: Callable[..., list[Fitted]]) -> None:
-    fitted = run([Setting(1e-2, 0), Setting(1e30, 0), Setting(1e-2, 1)], Recipe(epochs=3, clip=None))
+    fitted = run([Setting(1e-2, 0), Setting(1e30, 0), Setting(1e-2, 1)], TrainingOptions(epochs=3, clip=None))
     assert [each.diverged for each in fitted] == [False, True, False]
     assert fitted[1].epoch == 0
     assert all(math.isnan(value) for value in fitted[1].valid.values())
     assert torch.isfinite(weights(fitted[1])).all()
-    healthy = run([Setting(1e-2, 0), Setting(1e-2, 1)], Recipe(epochs=3, clip=None))
+    healthy = run([Setting(1e-2, 0), Setting(1e-2, 1)], TrainingOptions(epochs=3, clip=None))
     for one, other in zip([fitted[0], fitted[2]], healthy, strict=True):
         torch.testing.assert_close(weights(one), weights(other), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("run", [learn, read])
 def test_a_sweep_may_diverge_as_a_whole(run: Callable[..., list[Fitted]]) -> None:
-    for each in run([Setting(1e30, 0), Setting(1e30, 1)], Recipe(epochs=3, clip=None)):
+    for each in run([Setting(1e30, 0), Setting(1e30, 1)], TrainingOptions(epochs=3, clip=None)):
         assert each.diverged
         assert torch.isfinite(weights(each)).all()
 
 
 @pytest.mark.parametrize("run", [learn, read])
 def test_patience_stops_each_head_by_itself(run: Callable[..., list[Fitted]]) -> None:
-    settings, recipe = [Setting(3e-2, 0), Setting(1e-9, 0), Setting(1e-2, 1)], Recipe(epochs=30, patience=3)
+    settings, recipe = [Setting(3e-2, 0), Setting(1e-9, 0), Setting(1e-2, 1)], TrainingOptions(epochs=30, patience=3)
     together = run(settings, recipe)
     assert len(together[0].curve) < 30
     assert len(together[1].curve) == 30, "a score that has not moved is no reason to stop: CTC starts like that"
@@ -224,7 +226,7 @@ def test_seconds_of_the_heads_add_up_to_the_sweep() -> None:
 
 def test_progress_counts_clips_to_the_end() -> None:
     seen: list[tuple[int, int]] = []
-    learn(SWEEP, Recipe(epochs=20, patience=2), report=lambda done, total: seen.append((done, total)))
+    learn(SWEEP, TrainingOptions(epochs=20, patience=2), report=lambda done, total: seen.append((done, total)))
     assert {total for _, total in seen} == {20 * 48}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[0][0] == 8
@@ -278,15 +280,15 @@ def of_layer(data: Clips, layer: int) -> Clips:
 
 
 LAYERED = [
-    Recipe(epochs=6),
-    Recipe(epochs=6, weight_decay=0.1),
-    Recipe(epochs=6, optimizer="adamw", weight_decay=2.0),
-    Recipe(epochs=6, clip=0.05),
+    TrainingOptions(epochs=6),
+    TrainingOptions(epochs=6, weight_decay=0.1),
+    TrainingOptions(epochs=6, optimizer="adamw", weight_decay=2.0),
+    TrainingOptions(epochs=6, clip=0.05),
 ]
 
 
 @pytest.mark.parametrize("recipe", LAYERED)
-def test_a_head_of_one_layer_is_a_head_that_never_saw_the_others(recipe: Recipe) -> None:
+def test_a_head_of_one_layer_is_a_head_that_never_saw_the_others(recipe: TrainingOptions) -> None:
     train, valid, test = classes(seed=0), classes(clips=30, seed=1), classes(clips=30, seed=2)
     settings = [Setting(lr, seed, layer) for layer in range(3) for lr in (3e-2, 5e-1) for seed in (0, 1)]
     together = learn(settings, recipe)
@@ -319,7 +321,7 @@ def test_heads_of_a_layer_and_of_the_sum_may_learn_side_by_side() -> None:
 
 
 def test_heads_that_learn_one_after_the_other_may_have_a_layer_too() -> None:
-    recipe, sizes = Recipe(epochs=2, weight_decay=0.1), {"projection": 12, "hidden": 12, "recurrent_layers": 1}
+    recipe, sizes = TrainingOptions(epochs=2, weight_decay=0.1), {"projection": 12, "hidden": 12, "recurrent_layers": 1}
     train, valid = spoken(seed=0), spoken(clips=12, seed=1)
     for layer in (0, 1):
         (each,) = read([Setting(1e-2, 0, layer)], recipe)
@@ -361,7 +363,7 @@ def test_an_x_vector_learns_to_tell_unseen_speakers_apart() -> None:
     sizes = {"channels": 16, "pooled": 24, "embedding": 16, "crop": 20}
     build = lambda: HEADS["xvector"](3, 12, train.targets, **sizes)  # noqa: E731
     settings = [Setting(3e-3, 0), Setting(1e-6, 0)]
-    recipe = Recipe(epochs=8, optimizer="adamw", clip=1e3)
+    recipe = TrainingOptions(epochs=8, optimizer="adamw", clip=1e3)
     fitted = fit(build, settings, train, valid, trials(valid), "eer", recipe)
     assert fitted[0].valid["eer"] < fitted[1].valid["eer"] - 5
     found = predict(fitted, valid)
@@ -442,7 +444,7 @@ def test_an_untrained_head_needs_no_training_clips_unless_it_centres() -> None:
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"patience": 0}, {"clip": 0.0}, {"optimizer": "sgd"}])
 def test_recipes_that_cannot_be_followed_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(HeadError, match=next(iter(wrong))):
-        Recipe(**wrong)
+        TrainingOptions(**wrong)
 
 
 def test_drawing_under_a_seed_leaves_the_callers_numbers_alone() -> None:

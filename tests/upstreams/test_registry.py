@@ -232,7 +232,7 @@ def test_entries_know_what_a_builder_takes_without_importing_it(tmp_path: Path) 
     (tmp_path / "mine.py").write_text(
         'import nothing_such\n\n@register\ndef mine(*, checkpoint: str = "", size=1):\n    """Mine."""\n'
     )
-    assert [entry[2:] for entry in scan(tmp_path / "mine.py")] == [("Mine.", False, True)]
+    assert [entry[2:] for entry in scan(tmp_path / "mine.py", tmp_path)] == [("Mine.", False, True)]
 
 
 def test_a_function_of_ones_own_may_call_an_argument_checkpoint(mine: str) -> None:

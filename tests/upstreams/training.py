@@ -9,13 +9,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from upstreams.pretraining.loop import Batch, Method, Plan, Recipe, Step, fit
+from upstreams.pretraining.loop import Schedule, fit
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step
 
 CLIPS, SAMPLES, STEPS = 8, 6, 13
 RECIPE = Recipe(
     steps=STEPS, batch=CLIPS, seconds=1.0, lr=3e-2, warmup=3, weight_decay=0.1, final_weight_decay=0.3, clip=0.5
 )
-PLAN = Plan(replace(RECIPE, precision="fp32"), seed=5, accumulate=2, every=4, report_every=math.inf)
+PLAN = Schedule(replace(RECIPE, precision="fp32"), seed=5, accumulate=2, every=4, report_every=math.inf)
 
 
 class Toy(Method):
@@ -35,7 +36,7 @@ class Toy(Method):
         self.stepped_at: list[float] = []
         self.dtypes: set[torch.dtype] = set()
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         vectors = self.layers[:-1](batch.waveforms)
         guessed = self.layers[-1](vectors)
         self.calls += 1
@@ -57,7 +58,7 @@ class Toy(Method):
 class Spoilt(Toy):
     """Its loss is infinite in the seventh step."""
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         terms, vectors = super().forward(batch, done)
         return Step(terms | {"loss": terms["loss"] * (math.inf if round(done * STEPS) == 6 else 1.0)}, vectors)
 
@@ -67,15 +68,15 @@ def toy(dropout: float = 0.0, kind: type[Toy] = Toy) -> Toy:
     return kind(dropout)
 
 
-def batches(first: int, parts: int = 2, rank: int = 0, world: int = 1, steps: int = STEPS) -> Iterator[Batch]:
+def batches(first: int, parts: int = 2, rank: int = 0, world: int = 1, steps: int = STEPS) -> Iterator[AudioBatch]:
     """Clips of each step, dealt out to processes and parts."""
     for step in range(first, steps):
         clips = torch.randn(CLIPS, SAMPLES, generator=torch.Generator().manual_seed(step))
         for rows in clips[rank::world].chunk(parts):
-            yield Batch(rows, torch.full((len(rows),), SAMPLES))
+            yield AudioBatch(rows, torch.full((len(rows),), SAMPLES))
 
 
-def fitted(plan: Plan = PLAN, dropout: float = 0.0, **options) -> tuple[dict[str, Tensor], list]:
+def fitted(plan: Schedule = PLAN, dropout: float = 0.0, **options) -> tuple[dict[str, Tensor], list]:
     trained = toy(dropout)
     history = fit(trained, lambda first: batches(first, plan.accumulate), plan, **options)
     return trained.state_dict(), history

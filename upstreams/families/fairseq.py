@@ -136,7 +136,7 @@ def front_end(task: dict[str, Any], rest: str) -> tuple[bool, int]:
     return normalize, sample_rate
 
 
-def encoder_weights(state: dict[str, Any], rest: str) -> checkpoints.State:
+def encoder_weights(state: dict[str, Any], rest: str) -> checkpoints.StateDict:
     """What layers depend on, in float32; raises UpstreamError for what is no tensor of numbers, or not finite."""
     needed = {key: value for key, value in state.items() if not key.startswith(UNUSED)}
     checkpoints.refuse_unusable(needed, rest)
@@ -219,7 +219,7 @@ def convolutions(text: str, sample_rate: int, rest: str) -> list[list[int]]:
     return [list(sizes) for sizes in zip(*layers, strict=True)]
 
 
-def architecture(config: Any, weights: checkpoints.State, rest: str) -> Any:
+def architecture(config: Any, weights: checkpoints.StateDict, rest: str) -> Any:
     """The model with random weights; raises UpstreamError where sizes contradict each other."""
     try:
         with quiet():
@@ -239,7 +239,7 @@ def stacked_positions(config: Any) -> nn.Module:
     return modeling_data2vec_audio.Data2VecAudioPositionalConvEmbedding(config)
 
 
-def trained(config: Any, weights: checkpoints.State, rest: str) -> Any:
+def trained(config: Any, weights: checkpoints.StateDict, rest: str) -> Any:
     """The model with the checkpoint's weights; raises UpstreamError, in fairseq's names, unless all of them fit."""
     with torch.device("meta"):
         model = architecture(config, weights, rest)
@@ -251,7 +251,7 @@ def trained(config: Any, weights: checkpoints.State, rest: str) -> Any:
     return model
 
 
-def complain(wanted: dict[str, torch.Size], weights: checkpoints.State, rest: str) -> None:
+def complain(wanted: dict[str, torch.Size], weights: checkpoints.StateDict, rest: str) -> None:
     """Raise UpstreamError for weights that are missing, that have no place, or another shape than the cfg says."""
     missing = [name for name in wanted if name not in weights]
     surplus = [name for name in weights if name not in wanted]

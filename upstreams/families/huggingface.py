@@ -161,7 +161,7 @@ def telling(model: Any) -> Any:
     return type(model.__name__, (model,), {"_keys_to_ignore_on_load_unexpected": kept, "__module__": model.__module__})
 
 
-def refuse_larger(config: Any, state: checkpoints.State | None, reference: str) -> None:
+def refuse_larger(config: Any, state: checkpoints.StateDict | None, reference: str) -> None:
     """Raise UpstreamError, before memory is taken, for a configuration of far more weights than there are.
 
     Without a state, which is for random weights, of more than 5 billion.
@@ -174,7 +174,7 @@ def refuse_larger(config: Any, state: checkpoints.State | None, reference: str) 
         raise UpstreamError(f"config.json of '{reference}' describes a far larger model than its weights are of")
 
 
-def without_heads(state: checkpoints.State, model: Any) -> tuple[checkpoints.State, list[str]]:
+def without_heads(state: checkpoints.StateDict, model: Any) -> tuple[checkpoints.StateDict, list[str]]:
     """The weights of the bare model under its own names, and the names of those that are neither its nor a head's."""
     names = (model.base_model_prefix, "encoder") if model.__name__ == MODELS["whisper"] else (model.base_model_prefix,)
     strangers: list[str] = []
@@ -193,7 +193,7 @@ def present(name: str) -> str:
     return name
 
 
-def in_single(state: checkpoints.State) -> checkpoints.State:
+def in_single(state: checkpoints.StateDict) -> checkpoints.StateDict:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 

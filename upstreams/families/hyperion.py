@@ -12,7 +12,7 @@ from torch import Tensor
 
 from upstreams.base import UpstreamError, valid
 from upstreams.families.hyperion_features import BANDS, HyperionMel, speech, without_mean
-from upstreams.families.residual_xvector import STAGES, Shape, XVector
+from upstreams.families.residual_xvector import STAGES, ResidualXVector, Shape
 from upstreams.pretraining.masking import gathered
 from upstreams.safety import checkpoints
 from upstreams.safety.allow_list import printable, shown
@@ -44,7 +44,7 @@ CONFIGURED: Mapping[str, tuple[Any, ...]] = {  # what hyperion's model_cfg may s
 }
 
 
-class Network(XVector):
+class HyperionNetwork(ResidualXVector):
     """The x-vector network behind hyperion's features; weights have the names of its backbone."""
 
     def __init__(self, shape: Shape) -> None:
@@ -67,7 +67,7 @@ class Network(XVector):
         return self.embedding(mel, frames)
 
 
-def network_of(checkpoint: str | Path, random: bool = False) -> Network:
+def network_of(checkpoint: str | Path, random: bool = False) -> HyperionNetwork:
     """The network in a checkpoint of hyperion's or ours, or only its architecture with random weights.
 
     Raises UpstreamError for a file that is missing, broken, of another model, or whose weights do not all arrive.
@@ -86,8 +86,8 @@ def network_of(checkpoint: str | Path, random: bool = False) -> Network:
         capped = bool(told)
     weights = {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
     shape = shape_in(weights, capped, reference)
-    weights = fitting(weights, lambda: XVector(shape), "DINO's x-vector", reference)
-    network = Network(shape)
+    weights = fitting(weights, lambda: ResidualXVector(shape), "DINO's x-vector", reference)
+    network = HyperionNetwork(shape)
     if not random:
         network.load_state_dict(weights)
     return network
@@ -148,7 +148,7 @@ def shape_in(weights: Mapping[str, Tensor], capped: bool, reference: str) -> Sha
     )
 
 
-def exported(network: XVector) -> dict[str, Tensor]:
+def exported(network: ResidualXVector) -> dict[str, Tensor]:
     """Weights by hyperion's names, and what they do not say, as `network_of` reads them."""
     weights = {f"{PREFIXES[1]}{name}": tensor for name, tensor in network.state_dict().items()}
     return {**weights, CAPPED: torch.tensor(int(network.shape.capped))}

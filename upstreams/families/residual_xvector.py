@@ -59,7 +59,7 @@ class InBlock(nn.Module):
         return self.act(self.bn(self.conv(maps)))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions around which the input passes, through one of its own where shapes change."""
 
     def __init__(self, before: int, after: int, stride: int, capped: bool) -> None:
@@ -92,8 +92,8 @@ class ResNet(nn.Module):
         self.in_block = InBlock(shape)
         for stage, number in enumerate(shape.blocks):
             after = shape.channels << stage
-            first = Block(after if stage == 0 else after // 2, after, 1 if stage == 0 else 2, shape.capped)
-            rest = [Block(after, after, 1, shape.capped) for _ in range(number - 1)]
+            first = ResidualBlock(after if stage == 0 else after // 2, after, 1 if stage == 0 else 2, shape.capped)
+            rest = [ResidualBlock(after, after, 1, shape.capped) for _ in range(number - 1)]
             self.add_module(f"layer{stage + 1}", nn.ModuleList([first, *rest]))
 
     def forward(self, mel: Tensor, frames: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -164,7 +164,7 @@ class Embedding(nn.Module):
         return self.fc_blocks[0](vectors)
 
 
-class XVector(nn.Module):
+class ResidualXVector(nn.Module):
     """The network from log-mel frames to an embedding of the clip."""
 
     def __init__(self, shape: Shape) -> None:

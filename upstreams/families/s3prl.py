@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from upstreams.arguments import arguments_of
 from upstreams.base import Upstream, UpstreamError
 from upstreams.families import huggingface, s3prl_bridge
-from upstreams.families.s3prl_bridge import Entry
 from upstreams.families.s3prl_encoder import S3prl, hidden_states, noise
+from upstreams.families.s3prl_entries import HubEntry
 from upstreams.families.waveform_encoders import fold_weight_norm
 from upstreams.safety import checkpoints
 from upstreams.safety.allow_list import listed, misfits, printable, shown
@@ -77,7 +77,7 @@ def load(rest: str, random: bool = False) -> Upstream:
     return upstream
 
 
-def known(name: str) -> Entry:
+def known(name: str) -> HubEntry:
     """An entry of s3prl's hub that can run here; raises UpstreamError for any other name."""
     entries = s3prl_bridge.entries()
     if not entries:
@@ -94,7 +94,7 @@ def known(name: str) -> Entry:
     return entries[name]
 
 
-def found(entry: Entry, given: str) -> Path:
+def found(entry: HubEntry, given: str) -> Path:
     """The file or folder of a checkpoint; raises UpstreamError where there is none, or the entry wants none."""
     path, told = checkpoints.expanded(given).absolute(), printable(given)
     if not entry.needs_checkpoint and not entry.url:
@@ -133,7 +133,7 @@ def signed(name: str) -> Callable[..., Any]:
 
 
 def built(
-    entry: Entry, checkpoint: Path | None, options: dict[str, Any], more: list[Path]
+    entry: HubEntry, checkpoint: Path | None, options: dict[str, Any], more: list[Path]
 ) -> tuple[nn.Module, dict[str, str]]:
     """What s3prl builds, in eval mode, and the digests of the files that it read; more: those that options name.
 
@@ -159,7 +159,7 @@ def built(
     return expert, checkpoints.digests([*files.values(), *more])
 
 
-def hugging_face(entry: Entry, folder: Path) -> Upstream:
+def hugging_face(entry: HubEntry, folder: Path) -> Upstream:
     """A folder's model; raises UpstreamError for what s3prl overlooks: other models, weights left random."""
     twin = huggingface.load(str(folder))
     kind = getattr(getattr(getattr(twin, "model", None), "config", None), "model_type", None)
@@ -185,14 +185,14 @@ def standing_for_itself(twin: Upstream | None) -> Iterator[None]:
         del kind.from_pretrained
 
 
-def another(entry: Entry, contents: list[Any], cause: BaseException | None) -> str:
+def another(entry: HubEntry, contents: list[Any], cause: BaseException | None) -> str:
     """What to add to an error where s3prl sought in vain for a part of a checkpoint."""
     if not isinstance(cause, KeyError) or not contents or not isinstance(contents[0], dict):
         return ""
     return f"; the file, which holds {listed(map(str, contents[0]))}, may be of another family than {entry.family}"
 
 
-def refuse_unsaid(entry: Entry, content: Any) -> None:
+def refuse_unsaid(entry: HubEntry, content: Any) -> None:
     """Raises UpstreamError where a checkpoint says nothing of normalising its input, or is of another rate.
 
     Released base models of WavLM say nothing, and mean False; those with layer norms throughout mean True, and say it.
@@ -209,7 +209,7 @@ def refuse_unsaid(entry: Entry, content: Any) -> None:
         raise UpstreamError(f"{told}, where s3prl's models hear 16000 Hz; give one of 16000 Hz")
 
 
-def refuse_misfits(entry: Entry, contents: list[Any], arrivals: Arrivals, expert: nn.Module | None) -> None:
+def refuse_misfits(entry: HubEntry, contents: list[Any], arrivals: Arrivals, expert: nn.Module | None) -> None:
     unused, derived = (patterns.get(entry.family, "^$") for patterns in (UNUSED, DERIVED))
     missing = [name for name in arrivals.missing(expert) if not re.search(derived, name)]
     surplus = [name for content in contents for name in arrivals.unused(content) if not re.search(unused, name)]

@@ -31,7 +31,6 @@ from torch import Tensor
 from upstreams import torchaudio_guard
 from upstreams.base import UpstreamError
 from upstreams.families.hub import reachable
-from upstreams.families.s3prl_entries import Entry as Entry
 from upstreams.families.s3prl_entries import entries as entries
 from upstreams.families.s3prl_entries import import_timm
 from upstreams.safety import checkpoints

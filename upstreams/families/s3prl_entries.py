@@ -30,7 +30,7 @@ PACKAGES = {  # what a family or an entry imports that s3prl does not install
 }
 
 
-class Entry(NamedTuple):
+class HubEntry(NamedTuple):
     """An upstream of s3prl's hub, known without importing s3prl; reason says why it cannot run here, "" if it can."""
 
     name: str
@@ -41,13 +41,13 @@ class Entry(NamedTuple):
 
 
 @cache
-def entries() -> dict[str, Entry]:
+def entries() -> dict[str, HubEntry]:
     """Every upstream of s3prl's hub by name; empty where s3prl is not installed."""
     spec = importlib.util.find_spec("s3prl")
     if spec is None or spec.origin is None:
         return {}
     root = Path(spec.origin).parent
-    found: dict[str, Entry] = {}
+    found: dict[str, HubEntry] = {}
     for node in parsed(root / "hub.py"):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.endswith(".hubconf"):
             parts = node.module.split(".")[1:]
@@ -61,7 +61,7 @@ def parsed(path: Path) -> list[ast.stmt]:
     return ast.parse(path.read_text(encoding="utf-8")).body
 
 
-def entries_of(path: Path, family: str) -> list[Entry]:
+def entries_of(path: Path, family: str) -> list[HubEntry]:
     found = []
     for node in parsed(path):
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -73,9 +73,9 @@ def entries_of(path: Path, family: str) -> list[Entry]:
     return found
 
 
-def entry(name: str, family: str, needs_checkpoint: bool) -> Entry:
+def entry(name: str, family: str, needs_checkpoint: bool) -> HubEntry:
     url = not needs_checkpoint and family not in ("baseline", "example")
-    return Entry(name, family, needs_checkpoint, url, REASONS.get(family) or missing(family) or missing(name))
+    return HubEntry(name, family, needs_checkpoint, url, REASONS.get(family) or missing(family) or missing(name))
 
 
 @cache

@@ -206,7 +206,7 @@ def normalized(plan: Hyperparams, source: Source) -> tuple[Normalization, dict[s
     return Normalization(given["std_norm"], given["epsilon"], *found), settings
 
 
-def fill(network: nn.Module, state: checkpoints.State, reference: str, idle: tuple[str, ...] = ()) -> None:
+def fill(network: nn.Module, state: checkpoints.StateDict, reference: str, idle: tuple[str, ...] = ()) -> None:
     """Put weights into a network; raises UpstreamError unless all arrive, but for those that begin as `idle` says."""
     checkpoints.refuse_unusable(state, reference)
     own = network.state_dict()
@@ -266,7 +266,7 @@ def describes_a_model(source: Source) -> bool:
         raise
 
 
-def tuned(path: Path, kind: Any, reference: str) -> checkpoints.State:
+def tuned(path: Path, kind: Any, reference: str) -> checkpoints.StateDict:
     """Weights by the names of transformers' bare model, which SpeechBrain's wrapper calls `model`."""
     state = checkpoints.renamed(checkpoints.read(path), lambda name: name.removeprefix("model."), reference)
     bare, strangers = huggingface.without_heads(state, kind)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upstreams.pretraining.augmentation import augmented
-from upstreams.pretraining.methods import Batch, Method, Recipe, Step
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step
 from upstreams.torchaudio_guard import guard
 
 KIND = "cluster"  # of the labels that are learnt from
@@ -52,7 +52,7 @@ class MarginTuning(Method):
         self.centres = nn.Parameter(nn.init.xavier_normal_(torch.empty(classes, cast(Any, network).dim)))
         self.loss = angular_margin(tuning.scale, tuning.margin)
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         with torch.autocast(batch.waveforms.device.type, enabled=False):
             waveforms = augmented(batch.waveforms, batch.lengths)
         vectors = self.network(waveforms, batch.lengths)

@@ -11,7 +11,7 @@ from upstreams.pretraining.methods import UNKNOWN
 from upstreams.threads import one_thread
 
 Floats = NDArray[np.float64]
-Numbers = NDArray[np.int64]
+ClusterNumbers = NDArray[np.int64]
 MANY = 50_000  # vectors, from which on each step of k-means sees a part of them
 PART = 16_384  # vectors in such a part
 
@@ -34,7 +34,7 @@ def comparable(vectors: NDArray[np.floating]) -> Floats:
     return plain / np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-12)
 
 
-def clustered(vectors: Floats, count: int, seed: int) -> Numbers:
+def clustered(vectors: Floats, count: int, seed: int) -> ClusterNumbers:
     """Cluster (N,) of each of the vectors (N, D), by k-means (scikit-learn's); the same with any number of threads."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
@@ -46,7 +46,7 @@ def clustered(vectors: Floats, count: int, seed: int) -> Numbers:
         )
 
 
-def trusted(vectors: Floats, clusters: Numbers, smallest: int, largest: int, nearest: float) -> Numbers:
+def trusted(vectors: Floats, clusters: ClusterNumbers, smallest: int, largest: int, nearest: float) -> ClusterNumbers:
     """The cluster (N,) of each vector, numbered anew, or UNKNOWN for those that are not to be learnt from.
 
     Clusters with fewer than `smallest` or more than `largest` members are left out; of the others the share `nearest`
@@ -64,7 +64,7 @@ def trusted(vectors: Floats, clusters: Numbers, smallest: int, largest: int, nea
     return labels
 
 
-def agreement(clusters: Numbers, names: list[str]) -> Agreement:
+def agreement(clusters: ClusterNumbers, names: list[str]) -> Agreement:
     """Of the clusters (N,) of some clips and their names."""
     from sklearn.metrics import normalized_mutual_info_score
     from sklearn.metrics.cluster import contingency_matrix

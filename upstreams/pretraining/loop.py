@@ -1,10 +1,10 @@
 """Pre-training: the one loop that trains every method.
 
 Everything random in a step is drawn anew from (seed, step, part, process), rates follow from the step, and batches
-from whoever feeds the loop: a training that is resumed from a `State` goes on bit for bit as if it had never stopped,
-on the CPU with the same number of threads. On a GPU that holds as far as its kernels repeat themselves: those that add
-up in the order of arrival, such as the gradient of an interpolation, do not, unless the user asks torch for
-deterministic algorithms, which some methods have none of.
+come from whoever feeds the loop: a training that is resumed from a `TrainingState` goes on bit for bit as if it had
+never stopped, on the CPU with the same number of threads. On a GPU this holds as far as the GPU's kernels repeat
+themselves. Kernels that add in the order of arrival, such as the gradient of an interpolation, do not, unless the user
+asks torch for deterministic algorithms, which some methods do not have.
 """
 
 from __future__ import annotations
@@ -23,12 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from upstreams.base import UpstreamError
-from upstreams.pretraining.methods import METHODS as METHODS
-from upstreams.pretraining.methods import Batch as Batch
-from upstreams.pretraining.methods import Method as Method
-from upstreams.pretraining.methods import Recipe as Recipe
-from upstreams.pretraining.methods import Step as Step
-from upstreams.pretraining.methods import method as method
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe
 from upstreams.pretraining.optimization import learning_rate, moments, optimizer_of, set_moments, set_rates, trained
 from upstreams.pretraining.processes import anywhere, average_gradients, interruption, joined, mean, processes, share
 from upstreams.safety.allow_list import listed
@@ -36,7 +31,7 @@ from upstreams.safety.checkpoints import not_finite
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """A training, beside the method and its batches.
 
     recipe: the method's own, with what the user changed. accumulate: micro-batches in a step, whose gradients are
@@ -53,7 +48,7 @@ class Plan:
     report_every: float = 1.0
 
 
-class State(NamedTuple):
+class TrainingState(NamedTuple):
     """All there is to resume from, on the CPU: a function of method, plan and batches, not of when it was saved.
 
     tensors: "method.NAME" and "optimizer.PARAMETER.MOMENT". facts: JSON values; "step": those that are done.
@@ -63,14 +58,14 @@ class State(NamedTuple):
     facts: dict[str, Any]
 
 
-class Point(NamedTuple):
+class CurvePoint(NamedTuple):
     """Means of the terms, and of "gradient", its norm before it is clipped, since the last point; step: those done."""
 
     step: int
     terms: dict[str, float]
 
 
-class Progress(NamedTuple):
+class TrainingProgress(NamedTuple):
     """How far a training is.
 
     terms: as in Point, since the last one of the history. lr: of the last step. waiting: share of the time spent
@@ -86,17 +81,17 @@ class Progress(NamedTuple):
     seconds: float
 
 
-History = list[Point]
+History = list[CurvePoint]
 
 
 def fit(
     method: Method,
-    batches: Callable[[int], Iterable[Batch]],
-    plan: Plan,
+    batches: Callable[[int], Iterable[AudioBatch]],
+    plan: Schedule,
     *,
-    state: State | None = None,
-    save: Callable[[State], None] = lambda state: None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    state: TrainingState | None = None,
+    save: Callable[[TrainingState], None] = lambda state: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> History:
     """Train a method in place, in this process and those that torchrun started beside it; what its terms were.
 
@@ -110,7 +105,7 @@ def fit(
     with joined(plan.device) as device, torch.random.fork_rng([device] if device.type == "cuda" else []):
         if processes()[1] > 1 and device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(method)  # statistics of the whole batch; gloo, on CPUs, has none
-        loop = Loop(method.to(device).train(), plan, save, report)
+        loop = PretrainingLoop(method.to(device).train(), plan, save, report)
         if state is not None:
             loop.resume(state)
         loop.prepare(batches)
@@ -119,18 +114,22 @@ def fit(
     return loop.history
 
 
-def check(plan: Plan) -> None:
+def check(plan: Schedule) -> None:
     if plan.recipe.precision not in ("bf16", "fp32"):
         raise UpstreamError(f"no precision '{plan.recipe.precision}'; use bf16 or fp32")
     if plan.recipe.steps < 0 or plan.accumulate < 1 or plan.every < 1:
         raise UpstreamError("a training has 0 steps or more, each of 1 part or more, and reports after 1 or more")
 
 
-class Loop:
+class PretrainingLoop:
     """A training under way, on the device that its method is on."""
 
     def __init__(
-        self, method: Method, plan: Plan, save: Callable[[State], None], report: Callable[[Progress], None]
+        self,
+        method: Method,
+        plan: Schedule,
+        save: Callable[[TrainingState], None],
+        report: Callable[[TrainingProgress], None],
     ) -> None:
         self.method, self.plan, self.save, self.report = method, plan, save, report
         self.device = next(method.parameters()).device
@@ -145,14 +144,14 @@ class Loop:
         self.saved: int | None = None  # step of the last state
         self.waited = 0.0  # seconds
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         tensors = {f"method.{name}": tensor for name, tensor in self.method.state_dict().items()}
         tensors |= moments(self.optimizer, self.method)
         facts = {"step": self.step, "names": self.names, "settled": self.settled, "history": self.history}
         plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        return State(plain, json.loads(json.dumps(facts)))
+        return TrainingState(plain, json.loads(json.dumps(facts)))
 
-    def resume(self, state: State) -> None:
+    def resume(self, state: TrainingState) -> None:
         weights = {name: tensor for name, tensor in state.tensors.items() if name.startswith("method.")}
         try:
             self.method.load_state_dict({name.removeprefix("method."): weights[name] for name in weights})
@@ -162,9 +161,9 @@ class Loop:
         set_moments(self.optimizer, self.method, rest)
         self.step = self.saved = state.facts["step"]
         self.names, self.settled = list(state.facts["names"]), [list(row) for row in state.facts["settled"]]
-        self.history = [Point(step, dict(terms)) for step, terms in state.facts["history"]]
+        self.history = [CurvePoint(step, dict(terms)) for step, terms in state.facts["history"]]
 
-    def prepare(self, batches: Callable[[int], Iterable[Batch]]) -> None:
+    def prepare(self, batches: Callable[[int], Iterable[AudioBatch]]) -> None:
         """Before the first step of all, let the first process's method look at batches, which the others do not."""
         failed = None
         if self.rank == 0 and self.saved is None and self.plan.recipe.steps:
@@ -179,7 +178,7 @@ class Loop:
         if anywhere([failed is not None])[0]:
             raise failed or SystemExit(2)  # the first process tells
 
-    def run(self, batches: Callable[[int], Iterable[Batch]]) -> None:
+    def run(self, batches: Callable[[int], Iterable[AudioBatch]]) -> None:
         """Train to the end of the plan."""
         self.started = self.shown = saved = time.perf_counter()
         if mean(torch.tensor([self.step])).item() != self.step:
@@ -210,7 +209,7 @@ class Loop:
         ends = self.step == self.plan.recipe.steps
         return self.rank == 0 and not ends and time.perf_counter() - last >= every
 
-    def _learn(self, feed: Iterator[Batch]) -> None:
+    def _learn(self, feed: Iterator[AudioBatch]) -> None:
         """One step: gradients of all parts, averaged, and what follows from them."""
         recipe, done = self.plan.recipe, self.step / self.plan.recipe.steps
         terms = [self._part(self._next(feed), part, done) for part in range(self.plan.accumulate)]
@@ -225,7 +224,7 @@ class Loop:
         share(self.method.buffers())
         self.recent.append(torch.cat([torch.stack(terms).mean(0), norm[None]]))
 
-    def _part(self, batch: Batch, part: int, done: float) -> Tensor:
+    def _part(self, batch: AudioBatch, part: int, done: float) -> Tensor:
         """Add a micro-batch's share to the gradients; its terms."""
         plan = self.plan
         torch.manual_seed(seed_of(plan.seed, self.step, part, self.rank))
@@ -242,7 +241,7 @@ class Loop:
         self.names = [*terms, "gradient"]
         return torch.stack([term.detach().to(self.device, torch.float32) for term in terms.values()])
 
-    def _next(self, feed: Iterator[Batch]) -> Batch:
+    def _next(self, feed: Iterator[AudioBatch]) -> AudioBatch:
         start = time.perf_counter()
         batch = next(feed, None)
         self.waited += time.perf_counter() - start
@@ -253,7 +252,7 @@ class Loop:
     def _tell(self) -> None:
         self._settle()
         terms = self._means()
-        self.history.append(Point(self.step, terms))
+        self.history.append(CurvePoint(self.step, terms))
         self.settled = []
         self._show(terms)
 
@@ -267,7 +266,7 @@ class Loop:
         if self.rank == 0:
             recipe, seconds = self.plan.recipe, self.shown - self.started
             lr = learning_rate(recipe, self.step - 1)
-            self.report(Progress(self.step, recipe.steps, terms, lr, self.waited / seconds, seconds))
+            self.report(TrainingProgress(self.step, recipe.steps, terms, lr, self.waited / seconds, seconds))
 
     def _settle(self) -> None:
         """Fetch the terms of recent steps from all processes; refuse those that are not finite."""
@@ -299,18 +298,18 @@ def seed_of(seed: int, step: int, part: int, rank: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()[:8], "big")
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
+def moved(batch: AudioBatch, device: torch.device) -> AudioBatch:
     """The batch in memory of the device; on the CPU a copy, as sums may depend on how their terms are aligned."""
     move = partial(_pinned, device=device) if device.type == "cuda" else partial(Tensor.to, device=device, copy=True)
     labels = {kind: move(each) for kind, each in batch.labels.items()}
-    return Batch(move(batch.waveforms), move(batch.lengths), labels)
+    return AudioBatch(move(batch.waveforms), move(batch.lengths), labels)
 
 
 def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def closed(feed: Iterator[Batch]) -> None:
+def closed(feed: Iterator[AudioBatch]) -> None:
     """Let whoever feeds the loop put things away."""
     if isinstance(feed, Generator):
         feed.close()

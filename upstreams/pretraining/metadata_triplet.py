@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from upstreams.base import UpstreamError
-from upstreams.pretraining.methods import UNKNOWN, Batch, Method, Step
+from upstreams.pretraining.methods import UNKNOWN, AudioBatch, Method, Step
 from upstreams.safety.allow_list import shown
 
 VERSION = 1  # raised by the commit that changes what the term comes to
@@ -46,10 +46,10 @@ class WithMetadata(Method):
         self.sample_rate, self.recipe, self.origin = method.sample_rate, method.recipe, method.origin
         self.version = method.version + VERSION  # rises with either
 
-    def prepare(self, batches: Iterator[Batch]) -> None:
+    def prepare(self, batches: Iterator[AudioBatch]) -> None:
         self.method.prepare(batches)
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         terms, vectors = self.method(batch, done)
         alike = similarity(self.labels(batch, len(vectors)), self.metadata)
         with torch.autocast(vectors.device.type, enabled=False):
@@ -57,7 +57,7 @@ class WithMetadata(Method):
         own, brought_in = terms["loss"], self.strength * min(done / RAMP, 1.0)
         return Step({**terms, "loss": own + brought_in * loss, "own": own, "triplet": loss, "paired": paired}, vectors)
 
-    def labels(self, batch: Batch, number: int) -> dict[str, Tensor]:
+    def labels(self, batch: AudioBatch, number: int) -> dict[str, Tensor]:
         """Those of each of the vectors, of which there is one for each view of a clip."""
         absent = [kind for kind in self.metadata if kind not in batch.labels]
         if absent:

@@ -23,7 +23,7 @@ UNKNOWN = -1  # among the labels of a batch
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
-class Batch(NamedTuple):
+class AudioBatch(NamedTuple):
     """Stretches of clips, zero-padded to the longest.
 
     waveforms: (B, S) float32 in [-1, 1]. lengths: (B,) int64, valid samples of each. labels: numbers (B,) int64 by
@@ -77,14 +77,14 @@ class Method(nn.Module, ABC):
     metadata: Mapping[str, float] = MappingProxyType({})  # weights of kinds of labels that it learns from by itself
     origin: Mapping[str, str] = MappingProxyType({})  # SHA-256 of files, or listings of folders, that its options name
 
-    def prepare(self, batches: Iterator[Batch]) -> None:
+    def prepare(self, batches: Iterator[AudioBatch]) -> None:
         """Called once, before the first step of a new training, with its batches: such as to find a codebook.
 
         What it finds belongs in buffers, from which a training is resumed. It reads as many batches as it needs.
         """
 
     @abstractmethod
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         """One look at a batch. done: share of the training that is behind, in [0, 1)."""
 
     def stepped(self, done: float) -> None:

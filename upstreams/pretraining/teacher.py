@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Network = TypeVar("Network", bound=nn.Module)
+NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
 
-def teacher_of(student: Network) -> Network:
+def teacher_of(student: NetworkType) -> NetworkType:
     """A copy of a network with the same weights, which takes no gradients."""
     return copy.deepcopy(student).requires_grad_(False)
 

@@ -18,13 +18,13 @@ from upstreams.safety.loading import load as load
 from upstreams.safety.loading import one_line as one_line
 from upstreams.safety.loading import read_json as read_json
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 LONGEST = 255  # letters of a file's name
 MOST_FILES = 10_000  # of one checkpoint
 COUNTERS = ("num_batches_tracked", "position_ids")  # the whole numbers among weights
 
 
-def read(path: str | Path) -> State:
+def read(path: str | Path) -> StateDict:
     """Tensors by name from a .safetensors file, a torch checkpoint, or the .index.json of one in several files.
 
     Raises UpstreamError for what is missing, empty, broken or no checkpoint, and for pickles that want to run code.
@@ -33,12 +33,12 @@ def read(path: str | Path) -> State:
     return read_parts(path) if path.name.endswith(".index.json") else tensors_only(load(path), path)
 
 
-def read_parts(index: Path) -> State:
+def read_parts(index: Path) -> StateDict:
     """The tensors that an index names, each from the file beside it that it is assigned to, and no others.
 
     Raises UpstreamError for one that is absent from its file, or in a file that it is not assigned to.
     """
-    state: State = {}
+    state: StateDict = {}
     for name, assigned in parts(index).items():
         held = read(index.parent / name)
         told = f"'{index}' and {printable(name)} beside it contradict each other"
@@ -76,7 +76,7 @@ def parts(index: Path) -> dict[str, set[str]]:
     return {name: assigned[name] for name in names}
 
 
-def tensors_only(state: Any, path: Path) -> State:
+def tensors_only(state: Any, path: Path) -> StateDict:
     """The tensors of a state dict, itself or under its usual keys; raises UpstreamError where there are none."""
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -87,7 +87,7 @@ def tensors_only(state: Any, path: Path) -> State:
     return tensors
 
 
-def renamed(state: State, name: Callable[[str], str], reference: str) -> State:
+def renamed(state: StateDict, name: Callable[[str], str], reference: str) -> StateDict:
     """The same weights by other names; raises UpstreamError where two would have the same one."""
     keys: dict[str, list[str]] = {}
     for key in state:
@@ -98,7 +98,7 @@ def renamed(state: State, name: Callable[[str], str], reference: str) -> State:
     return {new: state[old] for new, (old,) in keys.items()}
 
 
-def refuse_unusable(state: State, reference: str) -> None:
+def refuse_unusable(state: StateDict, reference: str) -> None:
     """Raise UpstreamError for weights that are no floating-point numbers, or not finite, by their names."""
     strange = not_floats(state)
     if strange:
@@ -118,7 +118,7 @@ def not_floats(state: dict[str, Any]) -> list[str]:
     return [name for name, tensor in state.items() if not good(name, tensor)]
 
 
-def not_finite(state: State) -> list[str]:
+def not_finite(state: StateDict) -> list[str]:
     """Names of the tensors with NaN or infinity in them."""
     return [name for name, tensor in state.items() if not finite(tensor)]
 

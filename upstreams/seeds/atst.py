@@ -24,7 +24,7 @@ from upstreams import register
 from upstreams.arguments import advice
 from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
 from upstreams.families.spectrogram_encoders import joined
-from upstreams.pretraining.methods import Batch, Method, Recipe, Step
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step
 from upstreams.pretraining.optimization import half_cosine
 from upstreams.pretraining.teacher import follow, perceptron, spread, teacher_of
 from upstreams.safety import checkpoints
@@ -32,7 +32,7 @@ from upstreams.safety.allow_list import misfits, printable, shown
 from upstreams.safety.strict_loading import DEPTHS, depth_of, fitting, unfit
 from upstreams.seeds.augmented_views import mixed, resized, segments
 from upstreams.seeds.decibel_mel import BANDS, HOP, LOUDEST, QUIETEST, RANGE, RATE, DecibelMel
-from upstreams.seeds.transformer import EPSILON, HEAD, Block, every, plain_start
+from upstreams.seeds.transformer import EPSILON, HEAD, TransformerBlock, every, plain_start
 
 PATCH = 4  # mel frames of a token
 POSITIONS = 250  # tokens of 10 s
@@ -46,7 +46,7 @@ LEFT_OVER = ("model.student.", "model.teacher.projector.", "module.head.", "head
 UNUSED = "mask_embed"  # of a masked objective that was given up
 
 
-class Size(NamedTuple):
+class AtstSize(NamedTuple):
     """An encoder of `depth` blocks of `dim` channels, and what it is pre-trained with."""
 
     dim: int
@@ -67,10 +67,10 @@ BASE = Recipe(
 # Chosen by frozen probes on validation clips: more steps and larger rates solve the task better and probe worse.
 MINI = Recipe(steps=300, batch=32, seconds=4.0, lr=3e-4, warmup=30, weight_decay=0.04, final_weight_decay=0.4)
 SIZES = {  # small and base are the authors', the others ours
-    "mini": Size(128, 4, 512, 128, 2.4, 0.99, MINI),
-    "tiny": Size(192, 12, 4096, 256, SECONDS, 0.99, SMALL),
-    "small": Size(384, 12, 4096, 256, SECONDS, 0.99, SMALL),
-    "base": Size(768, 12, 4096, 256, SECONDS, 0.9995, BASE),
+    "mini": AtstSize(128, 4, 512, 128, 2.4, 0.99, MINI),
+    "tiny": AtstSize(192, 12, 4096, 256, SECONDS, 0.99, SMALL),
+    "small": AtstSize(384, 12, 4096, 256, SECONDS, 0.99, SMALL),
+    "base": AtstSize(768, 12, 4096, 256, SECONDS, 0.9995, BASE),
 }
 
 
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, positions + 1, dim))
         self.patch_embed = nn.ModuleDict({"patch_embed": nn.Linear(BANDS * PATCH, dim)})
         shares = [drop * block / max(depth - 1, 1) for block in range(depth)]
-        self.blocks = nn.ModuleList(Block(dim, bias=False, drop=share) for share in shares)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, bias=False, drop=share) for share in shares)
         self.norm = nn.LayerNorm(dim, eps=EPSILON)
 
     def start(self) -> Encoder:
@@ -210,7 +210,7 @@ def atst_mini(random: bool = False) -> Upstream:
     return loaded(str(SHIPPED / "atst_mini.safetensors"), random)
 
 
-def size_of(name: str) -> Size:
+def size_of(name: str) -> AtstSize:
     if name not in SIZES:
         raise UpstreamError(f"no size '{printable(name)}' of atst; {advice(name, [*SIZES], False)}")
     return SIZES[name]
@@ -276,7 +276,7 @@ def shapes_in(weights: Mapping[str, Tensor], reference: str) -> tuple[int, int, 
     return shape[2], depth, shape[1] - 1
 
 
-class Network(nn.Module):
+class AtstNetwork(nn.Module):
     """Encoder, projector and predictor, the last of which a teacher lacks."""
 
     def __init__(self, encoder: Encoder, projector: nn.Module, predictor: nn.Module) -> None:
@@ -306,17 +306,17 @@ class AtstPretraining(Method):
     mix: largest share of another clip in a view; 0 mixes none. resize: whether views are randomly resized.
     """
 
-    def __init__(self, size: Size, mix: float, resize: bool) -> None:
+    def __init__(self, size: AtstSize, mix: float, resize: bool) -> None:
         super().__init__()
         self.recipe, self.seconds, self.momentum = size.recipe, size.seconds, size.momentum
         self.mix, self.resize = mix, resize
         self.mel = DecibelMel()
         encoder = Encoder(size.dim, size.depth, drop=DROP).start()
         projector = perceptron(size.dim, size.hidden, size.out)
-        self.student = Network(encoder, projector, perceptron(size.out, size.hidden, size.out))
-        self.teacher = teacher_of(Network(encoder, projector, nn.Identity()))
+        self.student = AtstNetwork(encoder, projector, perceptron(size.out, size.hidden, size.out))
+        self.teacher = teacher_of(AtstNetwork(encoder, projector, nn.Identity()))
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         views = [self.view(batch) for _ in range(2)]
         size = max(mel.shape[2] for mel, _ in views)
         mel = torch.cat([F.pad(mel, (0, size - mel.shape[2])) for mel, _ in views])
@@ -329,7 +329,7 @@ class AtstPretraining(Method):
         return Step({"loss": disagreement(guess, target), **spreads}, token)
 
     @torch.no_grad()
-    def view(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def view(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
         """Mel frames (B, 64, M) of a segment of each clip, and how many they are (B,)."""
         with torch.autocast(batch.waveforms.device.type, enabled=False):
             mel, frames = self.mel(*segments(batch.waveforms, batch.lengths, round(self.seconds * RATE)))

@@ -26,13 +26,11 @@ from torch.nn import functional as F
 from upstreams import register
 from upstreams.arguments import advice
 from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
-from upstreams.families.hyperion import Network as Network
-from upstreams.families.hyperion import exported as exported
-from upstreams.families.hyperion import network_of as network_of
+from upstreams.families.hyperion import HyperionNetwork, exported, network_of
 from upstreams.families.hyperion_features import BANDS, CONTEXT, DITHER, HOP, RATE, HyperionMel, without_mean
-from upstreams.families.residual_xvector import STAGES, Shape, XVector, flattened
+from upstreams.families.residual_xvector import STAGES, ResidualXVector, Shape, flattened
 from upstreams.pretraining.augmentation import SHARES, Folder, Sources, augmented
-from upstreams.pretraining.methods import Batch, Method, Recipe, Step
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step
 from upstreams.pretraining.optimization import half_cosine
 from upstreams.pretraining.teacher import follow, teacher_of
 from upstreams.safety import checkpoints
@@ -52,7 +50,7 @@ class Dino(Upstream):
     stable_name = "upstreams.dino:Dino"
     hop, window = HOP * PACE, HOP // 2
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: HyperionNetwork) -> None:
         super().__init__()
         self.network = network
         self.layers, self.dim = STAGES + 1, network.shape.width
@@ -104,7 +102,7 @@ def dino(checkpoint: str = "", random: bool = False, size: str | None = None) ->
             "'dino' needs its checkpoint: dino@FILE, such as model_ep0070.pth of hyperion's recipe, or what "
             "`bench pretrain dino` made; dino@random draws weights"
         )
-    return Dino(Network(size_of("base" if size is None else size).shape))
+    return Dino(HyperionNetwork(size_of("base" if size is None else size).shape))
 
 
 @register
@@ -114,7 +112,7 @@ def dino_mini(random: bool = False) -> Upstream:
 
 
 @dataclass(frozen=True)
-class Size:
+class DinoSize:
     """A network, and what it is pre-trained with."""
 
     shape: Shape
@@ -145,7 +143,7 @@ BASE = Recipe(
 # without rooms that colour most crops, what a microphone does is taken for the speaker.
 MINI = Recipe(steps=700, batch=32, seconds=4.0, lr=5e-3, warmup=30, betas=(0.9, 0.98), weight_decay=0.01, clip=3.0)
 SIZES = {
-    "mini": Size(
+    "mini": DinoSize(
         Shape(8, (1, 1, 1, 1), 128, BANDS, stride=2),
         *(512, 128, 512),
         seconds=(1.5, 0.75),
@@ -156,7 +154,7 @@ SIZES = {
         augmented=(0.9, 0.7),
         recipe=MINI,
     ),
-    "base": Size(
+    "base": DinoSize(
         Shape(16, (3, 4, 6, 3), 256, BANDS),
         *(2048, 256, 65_536),
         seconds=(4.0, 2.0),
@@ -170,7 +168,7 @@ SIZES = {
 }
 
 
-def size_of(name: str) -> Size:
+def size_of(name: str) -> DinoSize:
     if name not in SIZES:
         raise UpstreamError(f"no size '{printable(name)}' of dino; {advice(name, [*SIZES], False)}")
     return SIZES[name]
@@ -189,7 +187,7 @@ class Prototypes(nn.Module):
         return F.linear(vectors, self.weight_g * F.normalize(rows, dim=1))
 
 
-class Head(nn.Module):
+class ProjectionHead(nn.Module):
     """Three linear layers, onto the unit sphere, to cosines with prototypes (Caron et al., 2021)."""
 
     def __init__(self, dim: int, hidden: int, bottleneck: int, outputs: int) -> None:
@@ -211,10 +209,10 @@ class Head(nn.Module):
 class Learner(nn.Module):
     """Network and head, named as in hyperion's checkpoints."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: DinoSize) -> None:
         super().__init__()
-        self.backbone = XVector(size.shape)
-        self.head = Head(size.shape.dim, size.hidden, size.bottleneck, size.outputs)
+        self.backbone = ResidualXVector(size.shape)
+        self.head = ProjectionHead(size.shape.dim, size.hidden, size.bottleneck, size.outputs)
 
 
 class DinoPretraining(Method):
@@ -225,7 +223,7 @@ class DinoPretraining(Method):
     the entropy, in nats, of what the teacher gives on average: 0 where all clips have become one.
     """
 
-    def __init__(self, size: Size, sources: Sources, origin: Mapping[str, str]) -> None:
+    def __init__(self, size: DinoSize, sources: Sources, origin: Mapping[str, str]) -> None:
         super().__init__()
         self.size, self.recipe, self.sources, self.origin = size, size.recipe, sources, origin
         self.mel = HyperionMel()
@@ -234,7 +232,7 @@ class DinoPretraining(Method):
         self.center: Tensor
         self.register_buffer("center", torch.zeros(1, size.outputs))
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         large, small = (self.crops(batch, *each) for each in zip(self.size.seconds, self.size.crops, strict=True))
         frozen = done < self.size.frozen
         with torch.no_grad():
@@ -250,7 +248,7 @@ class DinoPretraining(Method):
         return Step({"loss": loss, "entropy": entropy(aims.mean(0))}, vectors)
 
     @torch.no_grad()
-    def crops(self, batch: Batch, seconds: float, number: int) -> tuple[Tensor, Tensor]:
+    def crops(self, batch: AudioBatch, seconds: float, number: int) -> tuple[Tensor, Tensor]:
         """Features (number * B, T, 80) of crops of each clip, in rooms and noise of their own, and their frames."""
         with torch.autocast(batch.waveforms.device.type, enabled=False):
             parts = [segments(batch.waveforms, batch.lengths, round(seconds * RATE)) for _ in range(number)]

@@ -33,7 +33,7 @@ from upstreams import register
 from upstreams.arguments import advice
 from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
 from upstreams.pretraining.masking import scattered, share_of
-from upstreams.pretraining.methods import Batch, Method, Recipe, Step, mean_where
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step, mean_where
 from upstreams.safety import checkpoints
 from upstreams.safety.allow_list import printable
 from upstreams.safety.strict_loading import DEPTHS, fitting
@@ -50,7 +50,7 @@ MEASURED = 10  # batches that mean and variance are taken of
 NOISE = 0.1  # standard deviation of what masked frames are replaced with
 
 
-class Size(NamedTuple):
+class MasrSize(NamedTuple):
     """What the encoder's weights are shaped by."""
 
     dim: int
@@ -62,9 +62,9 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "mini": Size(128, 4, 256, 4, 9, 16),
-    "base": Size(256, 16, 1024, 4, 31, 256),
-    "large": Size(512, 17, 2048, 8, 31, 512),
+    "mini": MasrSize(128, 4, 256, 4, 9, 16),
+    "base": MasrSize(256, 16, 1024, 4, 31, 256),
+    "large": MasrSize(512, 17, 2048, 8, 31, 512),
 }
 
 
@@ -86,7 +86,7 @@ class Subsampling(nn.Module):
 class Conformer(nn.Module):
     """Convolutions that make tokens, and SpeechBrain's ConformerEncoder behind them."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: MasrSize) -> None:
         from upstreams.families.speechbrain import library
 
         super().__init__()
@@ -160,7 +160,7 @@ class Masr(Upstream):
     stable_name = "upstreams.masr:Masr"
     hop, window = STRIDE * MEL_HOP, MEL_WINDOW + (SEEN - 1) * MEL_HOP
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: MasrSize) -> None:
         super().__init__()
         self.network, self.mel = Conformer(size), ScaledMel()
         self.layers, self.dim = size.depth + 1, size.dim
@@ -196,7 +196,7 @@ def masr_mini(random: bool = False) -> Upstream:
     return loaded(str(SHIPPED / "masr_mini.safetensors"), random)
 
 
-def size_of(name: str) -> Size:
+def size_of(name: str) -> MasrSize:
     if name not in SIZES:
         raise UpstreamError(f"no size '{printable(name)}' of masr; {advice(name, [*SIZES], False)}")
     return SIZES[name]
@@ -219,7 +219,7 @@ def loaded(checkpoint: str, random: bool) -> Upstream:
     return upstream
 
 
-def size_in(weights: Mapping[str, Tensor], reference: str) -> Size:
+def size_in(weights: Mapping[str, Tensor], reference: str) -> MasrSize:
     """Shapes that an encoder's weights speak of; raises UpstreamError where it is none."""
 
     def shape(name: str, axes: int) -> tuple[int, ...]:
@@ -230,7 +230,7 @@ def size_in(weights: Mapping[str, Tensor], reference: str) -> Size:
     dim, hidden = shape("encoder.layers.0.ffn_module1.1.ffn.3.weight", 2)
     width, heads = shape("encoder.layers.0.mha_layer.pos_bias_u", 2)
     kernel = shape("encoder.layers.0.convolution_module.conv.weight", 3)[2]
-    size = Size(dim, depth, hidden, heads, kernel, shape("subsampling.conv1.bias", 1)[0])
+    size = MasrSize(dim, depth, hidden, heads, kernel, shape("subsampling.conv1.bias", 1)[0])
     if not all(size) or width * heads != dim or dim % 2 or kernel not in KERNELS or depth not in DEPTHS:
         raise UpstreamError(
             f"'{reference}' holds no encoder of MASR, which has subsampling.conv1 and encoder.layers with heads of "
@@ -275,25 +275,25 @@ class MasrPretraining(Method):
 
     metadata: Mapping[str, float] = MappingProxyType({"language": 1.0, "speaker": 1.0})
 
-    def __init__(self, size: Size, recipe: Recipe, objective: Objective) -> None:
+    def __init__(self, size: MasrSize, recipe: Recipe, objective: Objective) -> None:
         super().__init__()
         self.recipe, self.objective = recipe, objective
         self.mel, self.network = ScaledMel(), Conformer(size)
         self.quantizer = Quantizer(STRIDE * BANDS, objective.codebooks, objective.codes)
         self.classifier = nn.Linear(size.dim, objective.codebooks * objective.codes)
 
-    def prepare(self, batches: Iterator[Batch]) -> None:
+    def prepare(self, batches: Iterator[AudioBatch]) -> None:
         """Measure mean and variance of what is to be coded."""
         self.quantizer.measure(stacked(*self.seen(batch)) for batch in islice(batches, MEASURED))
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         mel, there = self.seen(batch)
         mask = self.mask(there)
         states = self.network(noisy(mel, mask), there.sum(1))
         terms = self.terms(states[-1][mask], self.quantizer(stacked(mel, mask)))
         return Step(terms, mean_where(states[len(states) // 2], there))
 
-    def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def seen(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
         """Mel frames (B, M, bands), and which tokens (B, T) there are."""
         counts = torch.clamp(batch.lengths - Masr.window, min=0) // Masr.hop + 1
         return self.mel(batch.waveforms, batch.lengths), valid(counts, int(counts.max()))

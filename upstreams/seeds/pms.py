@@ -37,7 +37,7 @@ from upstreams.base import SHIPPED, Upstream, UpstreamError, valid
 from upstreams.families.hub import WEIGHTS
 from upstreams.families.waveform_encoders import WaveformEncoder, architecture, transformed
 from upstreams.pretraining.masking import scattered
-from upstreams.pretraining.methods import Batch, Method, Recipe, Step, mean_where
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step, mean_where
 from upstreams.safety import checkpoints
 from upstreams.safety.allow_list import listed, printable, shown
 from upstreams.safety.configuration_limits import refuse_slow
@@ -60,7 +60,7 @@ SHAPES = ("hidden_size", "num_hidden_layers", "intermediate_size", "conv_dim")  
 BASE = {"feat_proj_dropout": 0.1, "hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0}
 
 
-class Size(NamedTuple):
+class PmsSize(NamedTuple):
     """An encoder, and what it is pre-trained with.
 
     config: of transformers' HubertModel. filters: whether its convolutions begin as in `filters`. normalize: whether
@@ -103,11 +103,11 @@ MINI = {
     "do_stable_layer_norm": True,
 }
 SIZES = {
-    "mini": Size(
+    "mini": PmsSize(
         MINI, True, True, (6, 12, 30, None), (2, 4), (30, 150), 64, 1.0, 0.0, 1.0, True, 20_000, 1,
         Recipe(steps=600, batch=24, seconds=1.6, lr=3e-3, warmup=50, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0),
     ),
-    "base": Size(
+    "base": PmsSize(
         BASE, False, False, (8, 8, 16, 16, 32, 32, 64, 64, 128, 128, None, None), (6, 12), (300, 500), 256, 0.0, 0.05,
         0.1, False, 1_000_000, 20,
         Recipe(steps=400_000, batch=180, seconds=15.6, lr=5e-4, warmup=32_000, betas=(0.9, 0.98), weight_decay=0.01,
@@ -164,13 +164,13 @@ def pms_mini(random: bool = False) -> Upstream:
     return loaded(str(SHIPPED / "pms_mini.safetensors"), random)
 
 
-def size_of(name: str) -> Size:
+def size_of(name: str) -> PmsSize:
     if name not in SIZES:
         raise UpstreamError(f"no size '{printable(name)}' of pms; {advice(name, [*SIZES], False)}")
     return SIZES[name]
 
 
-def built(size: Size, bands: Bands) -> Pms:
+def built(size: PmsSize, bands: Bands) -> Pms:
     """The encoder of a size with weights drawn anew."""
     guard()
     import transformers
@@ -282,7 +282,7 @@ def facts_in(written: Tensor | None, reference: str) -> dict[str, Any]:
     return facts
 
 
-class Features(nn.Module):
+class TeacherFeatures(nn.Module):
     """A layer of an earlier model, which no longer learns: what units of a second iteration are clusters of."""
 
     def __init__(self, teacher: Pms, layer: int) -> None:
@@ -290,7 +290,7 @@ class Features(nn.Module):
         self.teacher, self.layer = teacher.requires_grad_(False).eval(), layer
         self.dim, self.hop, self.window = teacher.dim, teacher.hop, teacher.window
 
-    def train(self, mode: bool = True) -> Features:
+    def train(self, mode: bool = True) -> TeacherFeatures:
         return super().train(False)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
@@ -312,7 +312,7 @@ class PmsPretraining(Method):
     Beside the losses are shown the shares of masked frames whose own unit is the likeliest, and that are masked.
     """
 
-    def __init__(self, size: Size, bands: Bands, targets: str, features: Cepstra | Features) -> None:
+    def __init__(self, size: PmsSize, bands: Bands, targets: str, features: Cepstra | TeacherFeatures) -> None:
         super().__init__()
         self.recipe, self.size = size.recipe, size
         self.names = BOTH if targets == "both" else (targets,)
@@ -328,7 +328,7 @@ class PmsPretraining(Method):
         self.projections = nn.ModuleDict({name: nn.Linear(self.encoder.dim, size.dim) for name in units})
         self.units = nn.ParameterDict({name: torch.randn(number, size.dim) for name, number in units.items()})
 
-    def prepare(self, batches: Iterator[Batch]) -> None:
+    def prepare(self, batches: Iterator[AudioBatch]) -> None:
         """Find the units from the first batches."""
         found = [torch.zeros(0, self.features.dim)]
         with torch.no_grad(), one_thread():
@@ -338,7 +338,7 @@ class PmsPretraining(Method):
         for codebook in self.codebooks.values():
             codebook.find(torch.cat(found), self.size.trials)  # type: ignore[operator]
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         with torch.no_grad(), torch.autocast(batch.waveforms.device.type, enabled=False):
             known = self.features(batch.waveforms, batch.lengths)
             there = valid(self.encoder.frame_lengths(batch.lengths), known.shape[1])
@@ -363,7 +363,7 @@ class PmsPretraining(Method):
             terms[f"{name}_visible"] = total / visible.sum().clamp(min=1)
         return terms | {f"{name}_accuracy": (scores.argmax(1) == units).float().mean()}
 
-    def encoded(self, batch: Batch, mask: Tensor) -> list[Tensor]:
+    def encoded(self, batch: AudioBatch, mask: Tensor) -> list[Tensor]:
         """Layers (B, T, D) each of clips whose masked frames (B, T) the transformer is not shown."""
         encoder, lengths = self.encoder, batch.lengths
         found = encoder.convolve(encoder.prepare(batch.waveforms, lengths), lengths)
@@ -460,6 +460,6 @@ def method(
     layer = (earlier.layers - 1) // 2 if layer is None else layer
     if type(layer) is not int or not 0 <= layer < earlier.layers:
         raise UpstreamError(f"layer of pms is {shown(layer)}; that teacher has layers 0 to {earlier.layers - 1}")
-    trained = PmsPretraining(chosen, reach, targets, Features(earlier, layer))
+    trained = PmsPretraining(chosen, reach, targets, TeacherFeatures(earlier, layer))
     trained.origin = earlier.origin
     return trained

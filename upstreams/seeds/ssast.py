@@ -33,11 +33,11 @@ from upstreams import register
 from upstreams.arguments import advice
 from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
 from upstreams.pretraining.masking import clustered, gathered, scattered, share_of
-from upstreams.pretraining.methods import Batch, Method, Recipe, Step, mean_where
+from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step, mean_where
 from upstreams.safety import checkpoints
 from upstreams.safety.allow_list import listed, misfits, printable, shown
 from upstreams.safety.strict_loading import DEPTHS, depth_of, fitting, unfit
-from upstreams.seeds.transformer import EPSILON, HEAD, Attention, Block, every, plain_start
+from upstreams.seeds.transformer import EPSILON, HEAD, Attention, TransformerBlock, every, plain_start
 from upstreams.spectral import LogMel, trimmed
 from upstreams.threads import one_thread
 
@@ -55,7 +55,7 @@ WAVES, PASSED_ON = 2.0, 0.7  # of mini's start: height of the waves, and scale o
 NORMALIZED = {"targets": 2, "predictions": 1}  # axis of (clips, predictions, targets)
 
 
-class Size(NamedTuple):
+class SsastSize(NamedTuple):
     """What a transformer's weights are shaped by. frames: mel frames that it has positions for."""
 
     dim: int
@@ -76,17 +76,17 @@ class Size(NamedTuple):
 
 MINI = (128, 4)  # channels and blocks of this project's own size
 SIZES = {
-    "mini": Size(*MINI, 2, 16, 16, 192),
-    "tiny": Size(192, 12, 2, 16, 16, 1024),
-    "small": Size(384, 12, 2, 16, 16, 1024),
-    "base": Size(768, 12, 2, 16, 16, 1024),
-    "base_nokd": Size(768, 12, 1, 16, 16, 1024),
+    "mini": SsastSize(*MINI, 2, 16, 16, 192),
+    "tiny": SsastSize(192, 12, 2, 16, 16, 1024),
+    "small": SsastSize(384, 12, 2, 16, 16, 1024),
+    "base": SsastSize(768, 12, 2, 16, 16, 1024),
+    "base_nokd": SsastSize(768, 12, 1, 16, 16, 1024),
 }
 VARIANTS = {"patch": (16, 16), "frame": (BANDS, 2)}
 MINI_VARIANTS = {"patch": (16, 16), "frame": (BANDS, 4)}
 
 
-def planned(size: str, variant: str) -> Size:
+def planned(size: str, variant: str) -> SsastSize:
     """Shapes of a size and variant; raises UpstreamError for unknown ones."""
     if size not in SIZES:
         raise UpstreamError(f"no size '{printable(size)}' of ssast; {advice(size, [*SIZES], False)}")
@@ -99,7 +99,7 @@ def planned(size: str, variant: str) -> Size:
 class Patches(nn.Module):
     """The projection of patches, which may overlap."""
 
-    def __init__(self, size: Size, strides: tuple[int, int]) -> None:
+    def __init__(self, size: SsastSize, strides: tuple[int, int]) -> None:
         super().__init__()
         self.proj = nn.Conv2d(1, size.dim, (size.height, size.width), strides)
 
@@ -122,7 +122,7 @@ def places(rows: int, columns: int, dim: int) -> Tensor:
     return torch.cat([row[:, None].expand(-1, columns, -1), column.expand(rows, -1, -1)], dim=2).flatten(0, 1)
 
 
-def usual_start(size: Size) -> str:
+def usual_start(size: SsastSize) -> str:
     """That of mini is "nearby", that of the authors' sizes "plain"."""
     return "nearby" if (size.dim, size.depth) == MINI else "plain"
 
@@ -133,7 +133,7 @@ class Transformer(nn.Module):
     start: of weights; "plain" is the authors', "nearby" see `start_nearby`, None the one that is usual for the size.
     """
 
-    def __init__(self, size: Size, strides: tuple[int, int] | None = None, start: str | None = None) -> None:
+    def __init__(self, size: SsastSize, strides: tuple[int, int] | None = None, start: str | None = None) -> None:
         super().__init__()
         self.grid = (size.rows, size.columns)
         self.class_tokens = size.class_tokens
@@ -142,7 +142,7 @@ class Transformer(nn.Module):
             self.dist_token = nn.Parameter(torch.zeros(1, 1, size.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, size.class_tokens + size.rows * size.columns, size.dim))
         self.patch_embed = Patches(size, strides or (size.height, size.width))
-        self.blocks = nn.ModuleList(Block(size.dim) for _ in range(size.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(size.dim) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.dim, eps=EPSILON)
         self.apply(plain_start)
         for embedding in (*self.leading(), self.pos_embed):
@@ -237,7 +237,9 @@ class Ssast(Upstream):
 
     stable_name = "upstreams.ssast:Ssast"
 
-    def __init__(self, size: Size, mean: float = MEAN, std: float = STD, strides: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, size: SsastSize, mean: float = MEAN, std: float = STD, strides: tuple[int, int] = (0, 0)
+    ) -> None:
         super().__init__()
         refuse_impossible(size, mean, std, strides)
         self.strides = (strides[0] or size.height, strides[1] or size.width)
@@ -268,7 +270,7 @@ class Ssast(Upstream):
         return tokens[:, self.v.class_tokens :].float().unflatten(1, (-1, longest)).mean(1)
 
 
-def refuse_impossible(size: Size, mean: float, std: float, strides: tuple[int, int]) -> None:
+def refuse_impossible(size: SsastSize, mean: float, std: float, strides: tuple[int, int]) -> None:
     for name, stride, most in (("fstride", strides[0], size.height), ("tstride", strides[1], size.width)):
         if not isinstance(stride, int) or not 0 <= stride <= most:
             raise UpstreamError(f"{name} of ssast is {stride}; it may be 1 to {most}, the size of a patch")
@@ -279,7 +281,7 @@ def refuse_impossible(size: Size, mean: float, std: float, strides: tuple[int, i
         )
 
 
-def size_in(state: Mapping[str, Tensor], reference: str) -> Size:
+def size_in(state: Mapping[str, Tensor], reference: str) -> SsastSize:
     """Shapes that the weights in a checkpoint speak of; raises UpstreamError where it is none of SSAST."""
     told = f"'{reference}' is no checkpoint of SSAST's pre-training"
     needed = ("p_input_fdim", "p_input_tdim", "v.pos_embed", "v.patch_embed.proj.weight")
@@ -291,7 +293,7 @@ def size_in(state: Mapping[str, Tensor], reference: str) -> Size:
         shapes = {name: tuple(state[name].shape) for name in needed}
         raise UpstreamError(f"{told}, by the shapes {shapes}; give one as its authors published them")
     depth = depth_of(name.removeprefix("v.") for name in state)
-    size = Size(len(patch), depth, 1 + ("v.dist_token" in state), patch.shape[2], patch.shape[3], whole(frames))
+    size = SsastSize(len(patch), depth, 1 + ("v.dist_token" in state), patch.shape[2], patch.shape[3], whole(frames))
     if whole(bands) != BANDS or BANDS % size.height or size.dim % HEAD or size.columns < 1 or depth not in DEPTHS:
         told = f"{shown(frames.item())} frames of {shown(bands.item())} mel bands, in patches of {size.width} by"
         raise UpstreamError(
@@ -312,7 +314,7 @@ def whole(number: Tensor) -> int:
     return int(value) if isinstance(value, (int, float)) and abs(value) < 2**31 and value == int(value) else -1
 
 
-def weights_in(state: Mapping[str, Tensor], size: Size, reference: str) -> dict[str, Tensor]:
+def weights_in(state: Mapping[str, Tensor], size: SsastSize, reference: str) -> dict[str, Tensor]:
     """The transformer's weights, each in its shape; raises UpstreamError unless it has them all, and no others."""
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
     strange = [name for name in kept if not name.startswith("v.")]
@@ -425,7 +427,7 @@ class SsastPretraining(Method):
 
     def __init__(
         self,
-        size: Size,
+        size: SsastSize,
         recipe: Recipe,
         objective: str = "joint",
         masked: float = MASKED,
@@ -445,7 +447,7 @@ class SsastPretraining(Method):
         self.gpredlayer.requires_grad_(objective != "discriminative")
         self.images = MelImages()
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         images, counts = self.seen(batch)
         shape = (self.size.height, self.size.width)
         targets = F.unfold(images, shape, stride=shape).transpose(1, 2)  # (B, N, P), in the order of tokens
@@ -461,7 +463,7 @@ class SsastPretraining(Method):
             return Step({"loss": terms["nce"] + GENERATIVE_WEIGHT * terms["mse"], **terms}, first.vectors)
         return Step({"loss": terms["mse" if self.objective == "generative" else "nce"], **terms}, first.vectors)
 
-    def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def seen(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
         """Spectrograms (B, 1, bands, frames) in whole patches, and how many columns (B,) of them each clip has."""
         window, hop = MEL_WINDOW + (self.size.width - 1) * MEL_HOP, self.size.width * MEL_HOP
         counts = torch.clamp(batch.lengths - window, min=0) // hop + 1
@@ -513,7 +515,7 @@ class SsastPretraining(Method):
         return {f"module.{name}": tensor for name, tensor in weights.items()}
 
 
-def predictor(size: Size) -> nn.Sequential:
+def predictor(size: SsastSize) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size.dim, size.dim), nn.ReLU(), nn.Linear(size.dim, size.height * size.width))
 
 

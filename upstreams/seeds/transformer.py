@@ -43,7 +43,7 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(tokens)))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """One layer: tokens plus attention of their norm, plus the perceptron of the sum's norm (Dosovitskiy et al., 2021).
 
     drop: probability in training that a clip skips a branch (stochastic depth, Huang et al., 2016).

@@ -31,7 +31,7 @@ STALE = 60.0  # seconds after which a half-written file has no writer any more
 
 
 @dataclass(frozen=True)
-class Clip:
+class SyntheticClip:
     """A recipe for one file.
 
     id, split, labels: as of an Utterance. folder: where it lies in the corpus.
@@ -54,7 +54,7 @@ class Clip:
         return Path(self.folder) / f"{self.id}.wav"
 
 
-def render(clip: Clip) -> Signal:
+def render(clip: SyntheticClip) -> Signal:
     """A clip's samples (S,) in [-1, 1]."""
     rng = generator("clip", clip.id)
     gains = speaker(clip.speech.speaker).gains if clip.speech else np.zeros(len(BANDS))
@@ -62,7 +62,7 @@ def render(clip: Clip) -> Signal:
     return levelled(heard, rng.uniform(-25.0, -22.0))
 
 
-def _dry(clip: Clip, rng: Generator) -> Signal:
+def _dry(clip: SyntheticClip, rng: Generator) -> Signal:
     if clip.speech is None:
         return _scene(clip, rng)
     voice = say(clip.speech, rng)
@@ -72,7 +72,7 @@ def _dry(clip: Clip, rng: Generator) -> Signal:
     return place(voice, _samples(clip), rng)
 
 
-def _scene(clip: Clip, rng: Generator) -> Signal:
+def _scene(clip: SyntheticClip, rng: Generator) -> Signal:
     length = _samples(clip)
     total = np.zeros(length)
     for name in clip.events:
@@ -81,12 +81,12 @@ def _scene(clip: Clip, rng: Generator) -> Signal:
     return total
 
 
-def _samples(clip: Clip) -> int:
+def _samples(clip: SyntheticClip) -> int:
     assert clip.seconds is not None, clip.id
     return round(clip.seconds * SAMPLE_RATE)
 
 
-def make(root: Path, clips: Iterable[Clip], engine: Engine) -> None:
+def make(root: Path, clips: Iterable[SyntheticClip], engine: Engine) -> None:
     """Write the clips that are not there yet as 16-bit mono wav files; interrupted, it goes on where it stopped."""
     missing = [clip for clip in clips if not (root / clip.file).exists()]
     for folder in {(root / clip.file).parent for clip in missing}:
@@ -94,7 +94,7 @@ def make(root: Path, clips: Iterable[Clip], engine: Engine) -> None:
     engine(synthesise_chunk, [(root, missing[i : i + CHUNK]) for i in range(0, len(missing), CHUNK)])
 
 
-def synthesise_chunk(chunk: tuple[Path, Sequence[Clip]]) -> int:
+def synthesise_chunk(chunk: tuple[Path, Sequence[SyntheticClip]]) -> int:
     """Make some clips and return how many, in a lean process: the caller may hold torch, whose threads forbid forks."""
     root, clips = chunk
     if not hasattr(os, "fork"):

@@ -23,7 +23,7 @@ TRADED = (
 )
 
 
-class Answers(NamedTuple):
+class TaskPredictions(NamedTuple):
     """Outcomes of the chosen jobs of an upstream by job, without those that are gone."""
 
     jobs: list[Sequence[Row]]
@@ -34,7 +34,7 @@ def drill(task: Column, outcomes: Outcomes) -> tuple[str, Markup] | None:
     """A title and what the outcomes of a task's chosen jobs show; None for heads of which nothing more is shown."""
     answers = {name: _answers(task.chosen(name), outcomes) for name in task.scored()}
     columns = {key for each in answers.values() for job in each.jobs for row in job[:1] for key in row}
-    kinds: list[tuple[str, str, Callable[[Column, dict[str, Answers]], Markup]]] = [
+    kinds: list[tuple[str, str, Callable[[Column, dict[str, TaskPredictions]], Markup]]] = [
         ("hypothesis", "Errors of recognition", texts),
         ("target", "Misses against false alarms", detection),
         ("correct", "Confusions", confusions),
@@ -47,21 +47,23 @@ def drill(task: Column, outcomes: Outcomes) -> tuple[str, Markup] | None:
     return "Outcomes", note(_gone(sum(each.lost for each in answers.values())))
 
 
-def _answers(records: Sequence[Record], outcomes: Outcomes) -> Answers:
+def _answers(records: Sequence[Record], outcomes: Outcomes) -> TaskPredictions:
     jobs, lost = [], 0
     for record in records:
         try:
             jobs.append(outcomes(record))
         except OSError:
             lost += 1
-    return Answers([job for job in jobs if job], lost)
+    return TaskPredictions([job for job in jobs if job], lost)
 
 
 def _gone(count: int) -> str:
     return f"The outcomes of {count} {'job is' if count == 1 else 'jobs are'} not there any more."
 
 
-def _each(task: Column, answers: dict[str, Answers], show: Callable[[Sequence[Sequence[Row]]], Markup]) -> list[Markup]:
+def _each(
+    task: Column, answers: dict[str, TaskPredictions], show: Callable[[Sequence[Sequence[Row]]], Markup]
+) -> list[Markup]:
     """A box to open for each upstream."""
     return [
         element(
@@ -79,7 +81,7 @@ def _each(task: Column, answers: dict[str, Answers], show: Callable[[Sequence[Se
     ]
 
 
-def confusions(task: Column, answers: dict[str, Answers]) -> Markup:
+def confusions(task: Column, answers: dict[str, TaskPredictions]) -> Markup:
     """What each class is taken for, over seeds and folds."""
     pairs = (row for each in answers.values() for job in each.jobs for row in job)
     classes = sorted({name for row in pairs for name in (row["reference"], row["prediction"])})
@@ -136,7 +138,7 @@ def _most_confused(counts: Counter[tuple[str, str]], classes: Sequence[str]) -> 
     return listing(head, rows, "Most frequent confusions") if rows else note("No confusions.")
 
 
-def texts(task: Column, answers: dict[str, Answers]) -> Markup:
+def texts(task: Column, answers: dict[str, TaskPredictions]) -> Markup:
     """Kinds of errors of all upstreams; for each, what is misheard most often and the worst utterances."""
     unit = "character" if task.metric == "cer" else "word"
     rows = [
@@ -148,7 +150,7 @@ def texts(task: Column, answers: dict[str, Answers]) -> Markup:
     return element("div", note(told), kinds, _each(task, answers, lambda jobs: misheard(jobs, unit)))
 
 
-def detection(task: Column, answers: dict[str, Answers]) -> Markup:
+def detection(task: Column, answers: dict[str, TaskPredictions]) -> Markup:
     """Misses against false alarms of the first job of each upstream, by normal quantiles, others behind it."""
     curves = {name: _operating(each.jobs[0]) for name, each in answers.items() if each.jobs}
     marks = [(0.01, "1"), (0.05, "5"), (0.2, "20"), (0.5, "50"), (0.9, "90")]

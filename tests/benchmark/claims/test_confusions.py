@@ -33,7 +33,9 @@ def test_confusions_of_related_languages_are_counted_apart_from_others() -> None
     before = {("de", "en-us"): 0.6, ("es", "fr"): 0.6, ("fr", "fi"): 0.3, ("hi", "ru"): 0.5}
     after = {("de", "en-us"): 0.1, ("es", "fr"): 0.1, ("fr", "fi"): 0.3, ("hi", "ru"): 0.5}
     found = {
-        (f"{arm}-0", "tiny_language"): predictions.Cell("accuracy", True, [said_rows(rng, chances) for _ in range(2)])
+        (f"{arm}-0", "tiny_language"): predictions.TaskPredictions(
+            "accuracy", True, [said_rows(rng, chances) for _ in range(2)]
+        )
         for arm, chances in (("a", after), ("b", before))
     }
     claim, plan = single("tiny_language")
@@ -58,7 +60,7 @@ def test_the_table_of_confusions_is_scikit_learns() -> None:
     from sklearn.metrics import confusion_matrix
 
     probes = [said_rows(np.random.default_rng(seed), {("de", "fr"): 0.4, ("tr", "fi"): 0.2}) for seed in range(3)]
-    columns, rows = confusions.matrix([predictions.Cell("accuracy", True, [probe]) for probe in probes])
+    columns, rows = confusions.matrix([predictions.TaskPredictions("accuracy", True, [probe]) for probe in probes])
     assert columns[1:] == sorted(LANGUAGES)
     assert [row[0] for row in rows] == sorted(LANGUAGES)
     both = [[row[key] for probe in probes for row in probe] for key in ("reference", "prediction")]

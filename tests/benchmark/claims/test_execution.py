@@ -14,8 +14,8 @@ import pytest
 
 from benchmark.claims import execution, verdicts
 from benchmark.claims.contrasts import draw
-from benchmark.claims.definitions import ARMS, CLAIMS, FLOOR, RECOGNITION, TASKS, VERIFICATION, Claim
-from benchmark.claims.execution import Plan, Pretraining, label_of
+from benchmark.claims.definitions import CLAIMS, FLOOR, RECOGNITION, TASKS, VARIANTS, VERIFICATION, Claim
+from benchmark.claims.execution import ClaimPlan, Pretraining, label_of
 from benchmark.corpora.tiny import clips
 from benchmark.engines.local import in_process
 from benchmark.run import Outcome
@@ -40,8 +40,8 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_claim_is_about_two_arms_that_exist() -> None:
     named = {name for claim in CLAIMS for name in (claim.first, claim.second)}
-    assert named == {*ARMS, FLOOR}
-    assert all(name == arm.name and (not arm.after or arm.after in ARMS) for name, arm in ARMS.items())
+    assert named == {*VARIANTS, FLOOR}
+    assert all(name == arm.name and (not arm.after or arm.after in VARIANTS) for name, arm in VARIANTS.items())
     assert {(claim.first, claim.second, claim.regime) for claim in CLAIMS if claim.system == "ssast"} == {
         ("ssast", "ssast-random", "frozen"),
         ("ssast", "ssast-plain", "frozen"),
@@ -68,15 +68,15 @@ def test_the_pace_of_every_method_is_known() -> None:
     from upstreams.pretraining.methods import METHODS
 
     assert execution.PACES.keys() == METHODS.keys()
-    assert {arm.upstream for arm in ARMS.values()} == METHODS.keys()
+    assert {arm.upstream for arm in VARIANTS.values()} == METHODS.keys()
 
 
 def test_a_random_arm_differs_from_its_trained_twin_in_training_alone() -> None:
     for name in ("ssast", "atst", "dino", "masr", "pms"):
-        assert ARMS[f"{name}-random"].method == ARMS[name].method
-        assert ARMS[f"{name}-random"].only == ARMS[name].only
-        assert not ARMS[f"{name}-random"].trained
-        assert not ARMS[f"{name}-random"].metadata  # which would be part of its name, and changes no start weight
+        assert VARIANTS[f"{name}-random"].method == VARIANTS[name].method
+        assert VARIANTS[f"{name}-random"].only == VARIANTS[name].only
+        assert not VARIANTS[f"{name}-random"].trained
+        assert not VARIANTS[f"{name}-random"].metadata  # which would be part of its name, and changes no start weight
 
 
 def test_the_plain_twin_starts_as_the_authors_do_and_the_other_one_as_ours() -> None:
@@ -84,7 +84,8 @@ def test_the_plain_twin_starts_as_the_authors_do_and_the_other_one_as_ours() -> 
     from upstreams.pretraining.methods import method
 
     plain, nearby, usual = (
-        method(name, "mini", 0).exported() for name in ("ssast?start=plain", "ssast?start=nearby", ARMS["ssast"].method)
+        method(name, "mini", 0).exported()
+        for name in ("ssast?start=plain", "ssast?start=nearby", VARIANTS["ssast"].method)
     )
     assert all(tensor.equal(usual[name]) for name, tensor in nearby.items())
     drawn = {name for name in plain if name.endswith(("attn.qkv.weight", "attn.proj.weight", "v.pos_embed"))}
@@ -92,8 +93,8 @@ def test_the_plain_twin_starts_as_the_authors_do_and_the_other_one_as_ours() -> 
     for name in drawn:
         assert float(plain[name].std()) == pytest.approx(0.02, rel=0.05)
         assert float(nearby[name].std()) > 0.03
-    assert ARMS["ssast-plain"].method == "ssast?start=plain"
-    assert not ARMS["ssast-plain"].trained
+    assert VARIANTS["ssast-plain"].method == "ssast?start=plain"
+    assert not VARIANTS["ssast-plain"].trained
     with pytest.raises(UpstreamError, match="no start 'near' of ssast; write one of: plain, nearby"):
         method("ssast?start=near", "mini", 0)
 
@@ -125,7 +126,7 @@ def test_a_system_without_claims_is_refused(bench: Bench, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", VARIANTS)
 def test_arm_seed_and_steps_are_read_from_the_reference(arm: str) -> None:
     assert label_of(reference(arm, 2, 1500)) == (f"{arm}-2", 1500)
 
@@ -138,7 +139,7 @@ def test_other_upstreams_are_no_arms(name: str) -> None:
 def test_checkpoints_below_the_working_directory_are_named_by_a_path_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = Pretraining(ARMS["ssast"], 0, 5, 10.0, tmp_path / "home" / "claims" / f"ssast-0-5-{CODE}.safetensors")
+    there = Pretraining(VARIANTS["ssast"], 0, 5, 10.0, tmp_path / "home" / "claims" / f"ssast-0-5-{CODE}.safetensors")
     monkeypatch.chdir(tmp_path)
     assert there.reference == f"ssast@home/claims/ssast-0-5-{CODE}.safetensors"
     monkeypatch.chdir("/")
@@ -156,12 +157,12 @@ class Ran:
 
     def __init__(self, folder: Path, tones: Path, protocol: Path) -> None:
         self.setup = Setup(folder / "home", folder / "results", (("tones", str(tones)),))
-        self.asked = Plan(tuple(on_tones(claim) for claim in CLAIMS if not claim.confusions), quick(protocol), 1)
+        self.asked = ClaimPlan(tuple(on_tones(claim) for claim in CLAIMS if not claim.confusions), quick(protocol), 1)
         self.plan = self.with_checkpoints(2)
         self.outcome = self.again()
         self.findings = verdicts.reach(self.plan, self.outcome.records, self.setup)
 
-    def with_checkpoints(self, steps: int) -> Plan:
+    def with_checkpoints(self, steps: int) -> ClaimPlan:
         return execution.with_checkpoints(self.asked, self.setup, steps, in_process, corpus="tones")
 
     def again(self) -> Outcome:
@@ -174,7 +175,7 @@ def on_tones(claim: Claim) -> Claim:
     return replace(claim, tasks=(own,), beside=("same",) if VERIFICATION in claim.beside else ())
 
 
-def quick(protocol: Path) -> execution.Tasks:
+def quick(protocol: Path) -> execution.TasksByRegime:
     tasks = execution.tasks_of(["words", "same", "letters"], protocol)
     tasks["fine-tuned"]["letters"] = tasks["frozen"].pop("letters").model_copy(update={"features": "finetune"})
     return {
@@ -222,7 +223,7 @@ def test_scores_are_those_of_the_leaderboard(ran: Ran) -> None:
         if value != "–"
     }
     assert found == expected
-    assert {name for name, *_ in found} == {*ARMS, FLOOR}
+    assert {name for name, *_ in found} == {*VARIANTS, FLOOR}
 
 
 def test_arms_are_run_on_the_tasks_of_their_claims_alone(ran: Ran) -> None:
@@ -238,9 +239,9 @@ def test_arms_are_run_on_the_tasks_of_their_claims_alone(ran: Ran) -> None:
 
 def test_random_arms_are_start_weights_and_trained_ones_are_not(ran: Ran) -> None:
     by_arm = {each.arm.name: each for each in ran.plan.pretrainings}
-    assert by_arm.keys() == ARMS.keys()
+    assert by_arm.keys() == VARIANTS.keys()
     steps = {name: identity_of(each)["steps"] for name, each in by_arm.items()}
-    assert steps == {name: 2 if arm.trained else 0 for name, arm in ARMS.items()}
+    assert steps == {name: 2 if arm.trained else 0 for name, arm in VARIANTS.items()}
     prints = {label_of(each.upstream["name"])[0]: each.upstream["fingerprint"] for each in ran.outcome.records}
     assert len(set(prints.values())) == len(prints)
 
@@ -256,8 +257,8 @@ def identity_of(each: Pretraining) -> dict[str, Any]:
 def test_arms_hear_and_learn_from_what_they_are_said_to(ran: Ran) -> None:
     identities = {each.arm.name: identity_of(each) for each in ran.plan.pretrainings}
     assert {name for name, each in identities.items() if "metadata" in each} == {"masr"}
-    heard = {name: each.get("only") for name, each in identities.items() if not ARMS[name].after}
-    assert heard == {name: arm.only for name, arm in ARMS.items() if not arm.after}
+    heard = {name: each.get("only") for name, each in identities.items() if not VARIANTS[name].after}
+    assert heard == {name: arm.only for name, arm in VARIANTS.items() if not arm.after}
     assert {name.split("-")[0] for name, only in heard.items() if only} == {"dino", "masr", "pms"}
     assert identities["pms-plain"]["options"] == ["bands=none", "targets=fine"]
 
@@ -285,7 +286,7 @@ def test_the_plan_is_told_first(ran: Ran) -> None:
     assert "59 jobs frozen, 9 jobs fine-tuned" in told
     assert ran.plan.jobs("frozen") + ran.plan.jobs("fine-tuned") == len(ran.outcome.records)
     more = ran.with_checkpoints(3)
-    assert {each.arm.name for each in more.todo} == {name for name, arm in ARMS.items() if arm.trained}
+    assert {each.arm.name for each in more.todo} == {name for name, arm in VARIANTS.items() if arm.trained}
     assert "10 of them to make in 30 steps" in more.told(2)
 
 

@@ -16,7 +16,7 @@ import pytest
 from benchmark.claims import execution, predictions, verdicts
 from benchmark.claims.contrasts import draw
 from benchmark.claims.definitions import FLOOR, RECOGNITION, TASKS, VERIFICATION, Claim
-from benchmark.claims.execution import Plan, label_of
+from benchmark.claims.execution import ClaimPlan, label_of
 from benchmark.corpora.tiny import trials
 from benchmark.errors import UserError
 from benchmark.plan import fixed
@@ -103,7 +103,7 @@ def test_results_that_hold_the_tables_alone_are_told_in_one_sentence(made: Path,
 class Halves(NamedTuple):
     """A claim on one task, with records of both its arms."""
 
-    plan: Plan
+    plan: ClaimPlan
     task: Task
     setup: Setup
     results: Results
@@ -118,7 +118,7 @@ class Halves(NamedTuple):
 @pytest.fixture
 def halves(tmp_path: Path) -> Halves:
     tasks = execution.tasks_of(["tiny_keyword"])
-    plan = Plan((Claim("atst", "atst", "atst-random", "frozen", "", tasks=("tiny_keyword",)),), tasks, 2)
+    plan = ClaimPlan((Claim("atst", "atst", "atst-random", "frozen", "", tasks=("tiny_keyword",)),), tasks, 2)
     made = Halves(plan, tasks["frozen"]["tiny_keyword"], Setup(tmp_path, tmp_path), Results(tmp_path))
     for seed in (0, 1):
         made.write("atst", seed, 5, 0.6)
@@ -157,7 +157,7 @@ def test_seeds_of_different_steps_are_not_averaged(halves: Halves) -> None:
 
 def test_what_two_claims_contrast_has_one_interval(made: Path, tmp_path: Path) -> None:
     both = [Claim("", "atst", "atst-random", "frozen", "", True, tasks) for tasks in (("tiny_language",), TASKS)]
-    plan = Plan(tuple(both), execution.tasks_of(TASKS), 3)
+    plan = ClaimPlan(tuple(both), execution.tasks_of(TASKS), 3)
     found = verdicts.reach(plan, Results(made / "claims").read_all()[0], Setup(tmp_path, made / "claims"))
     alone, every = found.verdicts
     assert alone.main == alone.rows[0] == every.rows[TASKS.index("tiny_language")]
@@ -184,8 +184,8 @@ def test_clips_of_one_speaker_are_drawn_together() -> None:
     rows = [{"id": id, "correct": str(number < 30)} for number, id in enumerate(ids)]
     wrong = [{"id": id, "correct": "False"} for id in ids]
     found = {
-        ("a-0", "tiny_keyword"): predictions.Cell("accuracy", True, [rows]),
-        ("b-0", "tiny_keyword"): predictions.Cell("accuracy", True, [wrong]),
+        ("a-0", "tiny_keyword"): predictions.TaskPredictions("accuracy", True, [rows]),
+        ("b-0", "tiny_keyword"): predictions.TaskPredictions("accuracy", True, [wrong]),
     }
     claim, plan = single("tiny_keyword")
     apart = verdicts.judged(claim, plan, found, {}).rows[0].interval
@@ -201,7 +201,7 @@ def test_an_arm_that_was_not_run_is_an_error() -> None:
 
 def test_answers_to_other_clips_are_not_contrasted() -> None:
     found = {
-        (f"{arm}-0", "tiny_keyword"): predictions.Cell("accuracy", True, [[{"id": id, "correct": "True"}]])
+        (f"{arm}-0", "tiny_keyword"): predictions.TaskPredictions("accuracy", True, [[{"id": id, "correct": "True"}]])
         for arm, id in (("a", "c1"), ("b", "c2"))
     }
     with pytest.raises(UserError, match="records of one task are of different test clips"):
@@ -209,7 +209,7 @@ def test_answers_to_other_clips_are_not_contrasted() -> None:
 
 
 def test_a_metric_that_is_not_of_single_clips_is_refused() -> None:
-    cell = predictions.Cell("map", True, [[{"id": "c1"}]])
+    cell = predictions.TaskPredictions("map", True, [[{"id": "c1"}]])
     with pytest.raises(UserError, match="claims cannot be judged by 'map'; use a task with one of: eer, accuracy"):
         verdicts.judged(*single("tiny_events"), {("a-0", "tiny_events"): cell, ("b-0", "tiny_events"): cell}, {})
 

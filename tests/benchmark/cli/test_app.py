@@ -17,7 +17,7 @@ from tests.benchmark.encoders import write_encoder
 from tests.benchmark.sounds import labelled, write_clip, write_corpus, write_table
 from tests.conftest import Bench
 from upstreams import create
-from upstreams.families.s3prl_entries import Entry
+from upstreams.families.s3prl_entries import HubEntry
 from upstreams.pretraining.methods import METHODS
 
 
@@ -423,10 +423,10 @@ def test_entries_of_s3prl_are_listed_by_family_with_the_reason_where_they_cannot
     (plain,) = [line for line in lines if line.startswith("│ hf_wav2vec2 ")]
     assert plain.split("│")[3].strip() == ""
     entries = {
-        "one": Entry("one", "first", False, True, "it needs x"),
-        "two": Entry("two", "first", True, False, ""),
-        "three": Entry("three", "first", True, False, "it needs x"),
-        "four": Entry("four", "another", False, True, "it is broken"),
+        "one": HubEntry("one", "first", False, True, "it needs x"),
+        "two": HubEntry("two", "first", True, False, ""),
+        "three": HubEntry("three", "first", True, False, "it needs x"),
+        "four": HubEntry("four", "another", False, True, "it is broken"),
     }
     assert families(entries) == [
         ["another", "four", "it is broken"],

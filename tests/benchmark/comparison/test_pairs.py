@@ -16,8 +16,8 @@ import pytest
 from scipy import stats
 
 from benchmark.comparison import summary
-from benchmark.comparison.disagreements import flips_of
-from benchmark.comparison.pairs import Compared, Pair, compare
+from benchmark.comparison.disagreements import disagreements_of
+from benchmark.comparison.pairs import Pair, TaskComparison, compare
 from benchmark.engines.local import in_process
 from benchmark.errors import UserError
 from benchmark.records import Record, Results
@@ -51,7 +51,7 @@ def sides(**runs: list[Rows]) -> tuple[dict[str, list[Record]], Outcomes]:
     return records, lambda each: rows[each.id]
 
 
-def only(pairs: list[Pair]) -> Compared:
+def only(pairs: list[Pair]) -> TaskComparison:
     (pair,) = pairs
     (each,) = pair.tasks
     return each
@@ -143,7 +143,9 @@ def test_upstreams_without_a_task_in_common_are_not_compared() -> None:
         compare(records | {"b": []}, outcomes)
 
 
-def compared(metric: str, higher: bool, difference: tuple[float, float, float], p: float, **fields: Any) -> Compared:
+def compared(
+    metric: str, higher: bool, difference: tuple[float, float, float], p: float, **fields: Any
+) -> TaskComparison:
     records, outcomes = sides(a=[marks(np.ones(9, bool))] * 2, b=[marks(np.ones(9, bool))] * 2)
     each = only(compare(records, outcomes))
     told = each.difference._replace(value=difference[0], low=difference[1], high=difference[2])
@@ -200,7 +202,7 @@ def test_flips_of_texts_tags_and_trials_are_by_errors_ranking_and_side_of_the_th
         }
 
     heard = [record(name, metric="wer", higher=False) for name in "ab"]
-    found = flips_of("a", "b", heard, outcomes_of({"a": [text(1)], "b": [text(3)]}))
+    found = disagreements_of("a", "b", heard, outcomes_of({"a": [text(1)], "b": [text(3)]}))
     assert (found.gained, found.lost, found.rows[0].first.loss, found.rows[0].second.loss) == (1, 0, 1, 3)
 
     def tagged(scores: str) -> dict[str, str]:
@@ -208,7 +210,7 @@ def test_flips_of_texts_tags_and_trials_are_by_errors_ranking_and_side_of_the_th
 
     sounds = [record(name, metric="map") for name in "ab"]
     low = '{"dog": 1, "rain": -1, "wind": 2}'  # dog second, rain third: (1/2 + 2/3) / 2
-    found = flips_of(
+    found = disagreements_of(
         "a", "b", sounds, outcomes_of({"a": [tagged(low)], "b": [tagged('{"dog": 3, "rain": 2, "wind": 1}')]})
     )
     assert (found.gained, found.lost) == (0, 1)
@@ -222,7 +224,7 @@ def test_flips_of_texts_tags_and_trials_are_by_errors_ranking_and_side_of_the_th
     good = [trial(0, True, 0.9), trial(1, True, 0.8), trial(2, False, 0.2), trial(3, False, 0.1)]
     bad = [trial(0, True, 0.9), trial(1, True, 0.1), trial(2, False, 0.8), trial(3, False, 0.0)]
     voices = [record(name, metric="eer", higher=False) for name in "ab"]
-    found = flips_of("a", "b", voices, outcomes_of({"a": good, "b": bad}))
+    found = disagreements_of("a", "b", voices, outcomes_of({"a": good, "b": bad}))
     # a is right everywhere; at b's threshold, 0.8, a target is turned down and another trial accepted.
     assert (found.gained, found.lost, found.total) == (2, 0, 4)
     assert [row.reference for row in found.rows] == ["target", "non-target"]

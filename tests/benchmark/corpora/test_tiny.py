@@ -16,7 +16,7 @@ from scipy.signal import fftconvolve, welch
 
 from benchmark.corpora import corpora, tiny
 from benchmark.corpora.synthesis import acoustics, events, rendering, speakers
-from benchmark.corpora.synthesis.rendering import Clip, synthesise_chunk
+from benchmark.corpora.synthesis.rendering import SyntheticClip, synthesise_chunk
 from benchmark.errors import UserError
 from benchmark.values import Trial, Utterance
 
@@ -25,7 +25,7 @@ POOL = tiny.pool_clips()
 TARGETS = ("keyword", "language", "emotion", "event", "events", "text", "sid", "verify")
 
 
-def one_of_each_kind() -> list[Clip]:
+def one_of_each_kind() -> list[SyntheticClip]:
     first = {
         (clip.folder, len(clip.events)): clip for clip in reversed(CLIPS + POOL) if not clip.folder.endswith("valid")
     }
@@ -34,7 +34,7 @@ def one_of_each_kind() -> list[Clip]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> tuple[Path, list[Clip]]:
+def made(tmp_path_factory) -> tuple[Path, list[SyntheticClip]]:
     root, chosen = tmp_path_factory.mktemp("tiny"), one_of_each_kind()
     synthesise_chunk((root, chosen))
     return root, chosen
@@ -316,7 +316,7 @@ def test_making_goes_on_with_what_is_missing(made, tmp_path):
     chosen = made[1][:6]
     synthesise_chunk((tmp_path, chosen[:4]))
     before = {clip.id: (tmp_path / clip.file).stat().st_mtime_ns for clip in chosen[:4]}
-    asked: list[Clip] = []
+    asked: list[SyntheticClip] = []
 
     def engine(function, items):
         items = list(items)
@@ -330,7 +330,7 @@ def test_making_goes_on_with_what_is_missing(made, tmp_path):
 
 
 def test_making_hands_out_every_clip_once_in_chunks_of_seconds(tmp_path):
-    handed: list[tuple[Path, list[Clip]]] = []
+    handed: list[tuple[Path, list[SyntheticClip]]] = []
     tiny.make_tiny(tmp_path, lambda function, items: handed.extend(items) or [])
     assert [clip for _, clips in handed for clip in clips] == CLIPS
     assert max(len(clips) for _, clips in handed) <= rendering.CHUNK
@@ -378,7 +378,7 @@ def test_what_a_killed_run_left_half_written_is_cleared_away_later(tmp_path):
 
 
 def test_a_voice_that_is_missing_is_told_in_one_sentence(tmp_path):
-    clip = Clip("odd", "train", seconds=1.0, speech=speakers.Speech("one", "no-such", "task-train-001"))
+    clip = SyntheticClip("odd", "train", seconds=1.0, speech=speakers.Speech("one", "no-such", "task-train-001"))
     with pytest.raises(UserError, match="cannot say 'one' in voice 'no-such") as caught:
         synthesise_chunk((tmp_path, [clip]))
     assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ from benchmark import environment
 from benchmark.engines import local
 from benchmark.engines.local import bar, in_process, mapped, pool, progress
 from benchmark.errors import UserError
-from benchmark.files import aside, remembered, sweep, write_text
+from benchmark.files import aside, remembered, remove_partial_files, write_text
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="says who its parent is by prctl")
 
@@ -140,11 +140,11 @@ def test_what_killed_processes_left_half_written_is_cleared_away_and_nothing_els
     }
     for name in names.values():
         (tmp_path / name).touch()
-    sweep(tmp_path)
+    remove_partial_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(names.values()) - {names["dead"]}
     with aside(tmp_path / "b.json") as partial:
         partial.touch()
-        sweep(tmp_path)
+        remove_partial_files(tmp_path)
         assert partial.exists()
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from benchmark.data.audio import samples_at
 from benchmark.errors import UserError
-from benchmark.pretraining.segments import Crops, Share, batches
+from benchmark.pretraining.segments import SegmentOrder, Share, batches
 from benchmark.values import Clip, Stretch
 
 RATE = 8_000
@@ -35,8 +35,10 @@ def crops(
     seed: int = 0,
     labels: Mapping[str, Sequence[Any]] | None = None,
     balanced: bool = True,
-) -> Crops:
-    return Crops([clip(*each) for each in enumerate(lengths)], RATE, SAMPLES, batch, seed, labels or {}, balanced)
+) -> SegmentOrder:
+    return SegmentOrder(
+        [clip(*each) for each in enumerate(lengths)], RATE, SAMPLES, batch, seed, labels or {}, balanced
+    )
 
 
 LENGTHS = st.lists(st.integers(200, 5000), min_size=1, max_size=9)
@@ -95,7 +97,7 @@ def test_order_and_starts_follow_the_seed_and_differ_from_epoch_to_epoch() -> No
 
 @pytest.mark.parametrize("rate", [RATE, 16_000, 11_025, 44_100, 4_000])
 def test_a_row_has_as_many_samples_at_any_rate_of_its_file(rate: int) -> None:
-    plan = Crops([clip(0, 10 * rate, rate)], RATE, 801, 4, 0)
+    plan = SegmentOrder([clip(0, 10 * rate, rate)], RATE, 801, 4, 0)
     for _, row in plan.step(0):
         assert 801 <= samples_at(row, RATE) <= 803
         assert row.first + row.samples <= 10 * rate
@@ -117,12 +119,12 @@ VALUES = st.sampled_from([None, "a", "b", "c"])
 LABELLED = st.lists(st.tuples(st.integers(200, 3000), VALUES, VALUES), min_size=1, max_size=9)
 
 
-def labelled(clips: Labelled, batch: int = 4, seed: int = 0, **options: bool) -> Crops:
+def labelled(clips: Labelled, batch: int = 4, seed: int = 0, **options: bool) -> SegmentOrder:
     labels = {"language": [each[1] for each in clips], "speaker": [each[2] for each in clips]}
     return crops([each[0] for each in clips], batch, seed, labels, **options)
 
 
-def groups(plan: Crops, epochs: int) -> list[list[int]]:
+def groups(plan: SegmentOrder, epochs: int) -> list[list[int]]:
     """Clips of the groups of some epochs: each leader with those that share each of its labels, as asked for."""
     stream = iter(row.clip for number in range(epochs * len(plan)) for row in plan.step(number))
     found = []
@@ -134,7 +136,7 @@ def groups(plan: Crops, epochs: int) -> list[list[int]]:
     return found
 
 
-def partners(plan: Crops, kind: str, number: int) -> set[int]:
+def partners(plan: SegmentOrder, kind: str, number: int) -> set[int]:
     own = plan.numbers[kind][number]
     return {other for other, each in enumerate(plan.numbers[kind]) if each == own != -1 and other != number}
 
@@ -236,8 +238,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FILES = [500, 900, 800, 3000, 1700]
 
 
-def found(folder: Path, batch: int = 4) -> Crops:
-    return Crops([clip(number, length, folder=folder) for number, length in enumerate(FILES)], RATE, SAMPLES, batch, 3)
+def found(folder: Path, batch: int = 4) -> SegmentOrder:
+    return SegmentOrder(
+        [clip(number, length, folder=folder) for number, length in enumerate(FILES)], RATE, SAMPLES, batch, 3
+    )
 
 
 @pytest.mark.parametrize("readers", [1, 3])
@@ -260,7 +264,7 @@ def test_batches_hold_the_samples_of_their_rows_and_zeros(folder: Path, readers:
 def test_batches_hold_the_labels_of_their_rows(folder: Path, balanced: bool) -> None:
     clips = [clip(number, length, folder=folder) for number, length in enumerate(FILES)]
     labels: dict[str, list[Any]] = {"language": ["de", "fi", None, "de", "fi"], "cluster": [7, 7, 10, None, 10]}
-    plan = Crops(clips, RATE, SAMPLES, 4, 3, labels, balanced)
+    plan = SegmentOrder(clips, RATE, SAMPLES, 4, 3, labels, balanced)
     expected = {"language": [0, 1, -1, 0, 1], "cluster": [0, 0, 1, -1, 1]}
     for number, batch in enumerate(batches(plan, 0, 9, Share(), 2)):
         assert batch.labels.keys() == labels.keys()
@@ -285,7 +289,9 @@ def test_so_many_batches_are_read_ahead_as_memory_has_room_for(
     monkeypatch.setattr("benchmark.pretraining.segments.MEMORY", memory)
     plan = found(folder)
     asked: list[int] = []
-    monkeypatch.setattr(plan, "share", lambda number, share: asked.append(number) or Crops.share(plan, number, share))
+    monkeypatch.setattr(
+        plan, "share", lambda number, share: asked.append(number) or SegmentOrder.share(plan, number, share)
+    )
     feed = batches(plan, 0, 9, Share(), 2)
     next(feed)
     feed.close()
@@ -312,13 +318,13 @@ def test_nothing_is_read_on_after_the_last_batch_that_is_asked_for(folder: Path)
 def test_a_file_that_is_lost_on_the_way_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
     if content is not None:
         (tmp_path / "0.wav").write_bytes(content)
-    plan = Crops([clip(0, 900, folder=tmp_path)], RATE, SAMPLES, 2, 0)
+    plan = SegmentOrder([clip(0, 900, folder=tmp_path)], RATE, SAMPLES, 2, 0)
     with pytest.raises(UserError, match=rf"{tmp_path}/0\.wav {told}"):
         list(batches(plan, 0, 1, Share(), 2))
 
 
 def test_a_file_that_became_shorter_is_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "0.wav", np.zeros(300, np.int16), RATE)
-    plan = Crops([clip(0, 500, folder=tmp_path)], RATE, SAMPLES, 2, 0)
+    plan = SegmentOrder([clip(0, 500, folder=tmp_path)], RATE, SAMPLES, 2, 0)
     with pytest.raises(UserError, match="shorter than it was"):
         list(batches(plan, 0, 1, Share(), 2))

@@ -8,11 +8,11 @@ import pytest
 
 from benchmark.engines.local import in_process
 from benchmark.errors import UserError
-from benchmark.pretraining.sources import Pool, pool_of
+from benchmark.pretraining.sources import TrainingAudio, pool_of
 from tests.benchmark.sounds import write_clip, write_corpus, write_table
 
 
-def pool(corpus: object, home: Path, skip_bad: bool = False, only: str | None = None, **data: object) -> Pool:
+def pool(corpus: object, home: Path, skip_bad: bool = False, only: str | None = None, **data: object) -> TrainingAudio:
     return pool_of(str(corpus), home, {name: str(path) for name, path in data.items()}, in_process, skip_bad, only)
 
 

@@ -32,7 +32,7 @@ from tests.benchmark import toy_method
 from tests.benchmark.sounds import write_clip
 from tests.conftest import Answer, Bench
 from upstreams.base import UpstreamError
-from upstreams.pretraining.loop import Progress
+from upstreams.pretraining.loop import TrainingProgress
 
 ROOT = Path(__file__).parents[3]
 SLOW = "toy?pause=0.02"  # 60 steps in 1.2 s at least
@@ -266,12 +266,12 @@ def test_inside_an_engine_a_training_shows_only_its_share(capfd: pytest.CaptureF
 
 def shown(seconds: float) -> None:
     with training_bar("one of them") as show:
-        show(Progress(5, 10, {"loss": 1.0}, 0.1, 0.0, seconds))
+        show(TrainingProgress(5, 10, {"loss": 1.0}, 0.1, 0.0, seconds))
 
 
 def test_long_waits_for_data_are_told_beside_the_terms() -> None:
-    assert shortly(Progress(5, 10, {"loss": 1.5}, 0.1, 0.04, 1.0)) == "loss 1.5"
-    assert shortly(Progress(5, 10, {"loss": 1.5}, 0.1, 0.45, 1.0)) == "waits for data 45%, loss 1.5"
+    assert shortly(TrainingProgress(5, 10, {"loss": 1.5}, 0.1, 0.04, 1.0)) == "loss 1.5"
+    assert shortly(TrainingProgress(5, 10, {"loss": 1.5}, 0.1, 0.45, 1.0)) == "waits for data 45%, loss 1.5"
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,10 @@ def test_what_all_processes_find_is_told_by_the_first(rank: int, cause: Exceptio
 
 def test_the_time_left_is_told_from_the_speed_of_this_run() -> None:
     left = time_left()
-    told = [left(Progress(step, 100, {}, 0.0, 0.0, seconds)) for step, seconds in [(40, 9.0), (50, 19.0), (60, 25.0)]]
+    told = [
+        left(TrainingProgress(step, 100, {}, 0.0, 0.0, seconds))
+        for step, seconds in [(40, 9.0), (50, 19.0), (60, 25.0)]
+    ]
     assert told == ["?", "0:50", "0:32"]
     assert [clock(seconds) for seconds in (0.4, 59.6, 3599.4, 7322)] == ["0:00", "1:00", "59:59", "2:02:02"]
 

@@ -19,7 +19,7 @@ from tests.benchmark.pretraining.test_training import Place, stop
 from tests.benchmark.sounds import write_corpus, write_table
 from tests.conftest import Bench
 from upstreams.pretraining.metadata_triplet import STRENGTH, VERSION
-from upstreams.pretraining.methods import Batch, Step
+from upstreams.pretraining.methods import AudioBatch, Step
 
 
 @pytest.fixture(autouse=True)
@@ -280,10 +280,10 @@ def test_files_that_a_methods_options_name_are_told(place: Spoken, monkeypatch: 
 def test_a_method_is_given_batches_in_which_most_clips_have_their_like(
     place: Spoken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Batch] = []
+    seen: list[AudioBatch] = []
     forward = toy_method.Toy.forward
 
-    def noted(method: toy_method.Toy, batch: Batch, done: float) -> Step:
+    def noted(method: toy_method.Toy, batch: AudioBatch, done: float) -> Step:
         seen.append(batch)
         return forward(method, batch, done)
 

@@ -18,7 +18,7 @@ from scipy import stats
 
 from benchmark.engines.local import in_process
 from benchmark.records import Record, Results
-from benchmark.reproduction.agreement import Found, Repeat, differences, same, verdict, within
+from benchmark.reproduction.agreement import Found, Rerun, differences, same, verdict, within
 from benchmark.reproduction.rerun import read, rerun, setup_of
 from benchmark.run import run, threads
 from benchmark.tasks import Task
@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
-def again(path: Path, setup: Setup) -> Repeat:
+def again(path: Path, setup: Setup) -> Rerun:
     found = read(path)
     return rerun(path, found, setup_of(found.record, setup.home, setup.data, "auto"))
 
@@ -301,14 +301,14 @@ def test_outcomes_tell_what_scores_do_not(finished: Finished) -> None:
     assert found.outcomes is not None
     moved = [dict(row) for row in found.outcomes]
     moved[3]["score"] = repr(math.nextafter(float(moved[3]["score"]), 0))
-    repeat = Repeat(Found(found.record, moved), found)
+    repeat = Rerun(Found(found.record, moved), found)
     assert not same(repeat)
     assert verdict(repeat).endswith(f"; 1 of {len(moved)} outcomes differ")
     assert verdict(repeat).startswith("the same score, test eer ")
     bare = [{name: value for name, value in row.items() if "cluster" not in name} for row in found.outcomes]
-    assert same(Repeat(Found(found.record, bare), found)), "older outcomes do not tell clusters"
-    assert same(Repeat(found._replace(outcomes=None), found))
-    assert "its outcomes are lost" in verdict(Repeat(found._replace(outcomes=None), found))
+    assert same(Rerun(Found(found.record, bare), found)), "older outcomes do not tell clusters"
+    assert same(Rerun(found._replace(outcomes=None), found))
+    assert "its outcomes are lost" in verdict(Rerun(found._replace(outcomes=None), found))
 
 
 def test_the_interval_is_that_of_the_recorded_score() -> None:

@@ -20,7 +20,7 @@ from upstreams import create
 from upstreams.base import fingerprint
 from upstreams.contract.check import check
 from upstreams.families.fairseq_keys import DEFAULTS
-from upstreams.safety.checkpoints import literal
+from upstreams.safety.literal_expressions import literal
 from upstreams.torchaudio_guard import guard
 
 guard()

@@ -10,19 +10,19 @@ from torch import nn
 from tests.upstreams.dino_drawn import CLIPS, drawn_clip, drawn_state, stored
 from upstreams.base import valid
 from upstreams.families.hyperion_features import HyperionMel, speech, without_mean
-from upstreams.families.residual_xvector import LEAST, Shape, XVector, flattened, statistics
+from upstreams.families.residual_xvector import LEAST, ResidualXVector, Shape, flattened, statistics
 
 AUTHORS = Shape(16, (3, 4, 6, 3), 256, 80)
 
 
-def network(shape: Shape) -> XVector:
-    built = XVector(shape)
+def network(shape: Shape) -> ResidualXVector:
+    built = ResidualXVector(shape)
     built.load_state_dict(drawn_state(built.state_dict()))
     return built.eval()
 
 
 @pytest.fixture(scope="module", params=["relu6", "relu"])
-def hyperions(request: pytest.FixtureRequest) -> tuple[str, XVector]:
+def hyperions(request: pytest.FixtureRequest) -> tuple[str, ResidualXVector]:
     return request.param, network(AUTHORS._replace(capped=request.param == "relu6"))
 
 
@@ -34,7 +34,7 @@ def features(seconds: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("seconds", CLIPS)
 @torch.inference_mode()
-def test_embeddings_are_hyperions(hyperions: tuple[str, XVector], seconds: float):
+def test_embeddings_are_hyperions(hyperions: tuple[str, ResidualXVector], seconds: float):
     name, built = hyperions
     mel, kept = features(seconds)
     found = built.embedding(mel[:, kept[0]], kept.sum(1))[0].numpy()
@@ -82,19 +82,19 @@ def test_statistics_are_mean_and_deviation_of_the_valid_frames():
 
 
 def test_the_authors_network_has_their_number_of_weights():
-    assert sum(each.numel() for each in XVector(AUTHORS).parameters()) == 1_988_912
+    assert sum(each.numel() for each in ResidualXVector(AUTHORS).parameters()) == 1_988_912
     assert AUTHORS.width == 1280
     assert AUTHORS.hops == (1, 1, 2, 4, 8)
 
 
 def test_every_weight_takes_part_in_the_embedding():
-    built = XVector(Shape(4, (2, 1, 1, 1), 6, 80, 2)).train()
+    built = ResidualXVector(Shape(4, (2, 1, 1, 1), 6, 80, 2)).train()
     built.embedding(torch.randn(3, 40, 80), torch.tensor([40, 40, 40])).pow(3).sum().backward()
     still = [name for name, each in built.named_parameters() if each.grad is None or not each.grad.any()]
     assert not still
 
 
 def test_norms_start_as_if_they_had_seen_nothing():
-    norms = [each for each in XVector(AUTHORS).modules() if isinstance(each, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    norms = [each for each in ResidualXVector(AUTHORS).modules() if isinstance(each, (nn.BatchNorm1d, nn.BatchNorm2d))]
     assert len(norms) == 1 + 2 * 16 + 3 + 1
     assert all(bool((each.running_var == 1).all()) and not each.running_mean.any() for each in norms)

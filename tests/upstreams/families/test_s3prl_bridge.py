@@ -312,13 +312,13 @@ guard()
 import torch, torchaudio, sys
 before = {name: id(value) for name, value in vars(torchaudio).items()}
 paths = list(sys.path)
-from upstreams import s3prl_bridge
+from upstreams.families import s3prl_bridge
 hub = s3prl_bridge.hub()
 assert hub is s3prl_bridge.hub() and sys.path == paths
 after = {name: id(value) for name, value in vars(torchaudio).items()}
 assert all(after[name] == before[name] for name in before)
 assert not hasattr(torchaudio, "set_audio_backend") and "torchaudio.sox_effects" not in sys.modules
-from upstreams import s3prl_entries
+from upstreams.families import s3prl_entries
 if not s3prl_entries.missing("ssast"):
     s3prl_entries.import_timm()
     import timm

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upstreams.pretraining.aam_softmax import BASE, KIND, MINI, MarginTuning, Tuning, angular_margin, tuning_of
-from upstreams.pretraining.methods import Batch
+from upstreams.pretraining.methods import AudioBatch
 
 TUNING = Tuning(replace(MINI.recipe, precision="fp32"), 20.0, 0.1)
 
@@ -36,10 +36,10 @@ def made(classes: int = 3, tuning: Tuning = TUNING) -> MarginTuning:
     return MarginTuning(network, classes, tuning, lambda own: {"w": own.layer.weight})
 
 
-def tones(labels: list[int]) -> Batch:
+def tones(labels: list[int]) -> AudioBatch:
     times = torch.arange(3200) / 16_000
     rows = [torch.sin(2 * math.pi * (300 + 900 * label) * times) for label in labels]
-    return Batch(torch.stack(rows), torch.full((len(labels),), 3200), {KIND: torch.tensor(labels)})
+    return AudioBatch(torch.stack(rows), torch.full((len(labels),), 3200), {KIND: torch.tensor(labels)})
 
 
 def literal(cosines: Tensor, labels: Tensor, scale: float, margin: float) -> float:

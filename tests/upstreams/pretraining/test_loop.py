@@ -15,16 +15,17 @@ from torch import Tensor
 
 from tests.upstreams.training import PLAN, STEPS, Spoilt, Toy, batches, close, fitted, same, toy
 from upstreams.base import UpstreamError
-from upstreams.pretraining.loop import METHODS, Batch, Method, Plan, Progress, State, Step, fit, method, seed_of
+from upstreams.pretraining.loop import Schedule, TrainingProgress, TrainingState, fit, seed_of
 from upstreams.pretraining.metadata_triplet import WithMetadata
+from upstreams.pretraining.methods import METHODS, AudioBatch, Method, Step, method
 from upstreams.pretraining.optimization import learning_rate
 from upstreams.pretraining.processes import Interruption
 
 
 @pytest.fixture(scope="module")
-def unbroken() -> tuple[dict[str, Tensor], list, list[State]]:
+def unbroken() -> tuple[dict[str, Tensor], list, list[TrainingState]]:
     """Weights and history of a whole training, and its state after every step but the last."""
-    states: list[State] = []
+    states: list[TrainingState] = []
     return *fitted(replace(PLAN, save_every=0.0), 0.3, save=states.append), states
 
 
@@ -39,7 +40,7 @@ def test_saving_changes_nothing(unbroken):
 @pytest.mark.parametrize("step", range(1, STEPS))
 def test_a_training_resumed_after_any_step_goes_on_bit_for_bit(unbroken, step):
     weights, history, states = unbroken
-    again: list[State] = []
+    again: list[TrainingState] = []
     plan = replace(PLAN, save_every=0.0)
     resumed, resumed_history = fitted(plan, 0.3, state=states[step - 1], save=again.append)
     assert same(resumed, weights)
@@ -84,12 +85,12 @@ def test_the_generator_of_the_caller_is_left_as_it_was():
     assert torch.equal(torch.rand(4), expected)
 
 
-def noises(first: int) -> Iterator[Batch]:
+def noises(first: int) -> Iterator[AudioBatch]:
     """Half a second each, in parts of three, two of which are of one speaker."""
     for step in range(first, 3):
         sound = 0.1 * torch.randn(6, 8000, generator=torch.Generator().manual_seed(step))
         labels = {"speaker": torch.tensor([1, 0, 1])}
-        yield from (Batch(rows, torch.tensor([8000, 6500, 7000]), labels) for rows in sound.chunk(2))
+        yield from (AudioBatch(rows, torch.tensor([8000, 6500, 7000]), labels) for rows in sound.chunk(2))
 
 
 def built(name: str, labels: bool, seed: int) -> Method:
@@ -102,8 +103,8 @@ def built(name: str, labels: bool, seed: int) -> Method:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_resumes_bit_for_bit(name, labels):
     whole, rest = (built(name, labels, seed) for seed in (0, 1))
-    plan = Plan(replace(whole.recipe, steps=3, warmup=1), accumulate=2, every=2, save_every=0.0)
-    states: list[State] = []
+    plan = Schedule(replace(whole.recipe, steps=3, warmup=1), accumulate=2, every=2, save_every=0.0)
+    states: list[TrainingState] = []
     history = fit(whole, noises, plan, save=states.append)
     assert fit(rest, noises, plan, state=states[0]) == history
     assert same(whole.state_dict(), rest.state_dict())
@@ -147,7 +148,7 @@ def test_a_method_is_told_how_much_is_done():
 
 
 def test_reports_are_means_since_the_last_one():
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     _, history = fitted(report=reports.append)
     assert [each.step for each in reports] == [4, 8, 12, 13]
     done = [1.5 / STEPS, 5.5 / STEPS, 9.5 / STEPS, 12 / STEPS]
@@ -159,7 +160,7 @@ def test_reports_are_means_since_the_last_one():
 
 
 def test_reports_between_the_points_of_the_history_leave_it_alone():
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     _, history = fitted(replace(PLAN, report_every=0.0), report=reports.append)
     assert history == fitted()[1]
     assert [each.step for each in reports if each.step % PLAN.every] == [1, 2, 3, 5, 6, 7, 9, 10, 11, 13]
@@ -167,7 +168,7 @@ def test_reports_between_the_points_of_the_history_leave_it_alone():
     assert [done[step] * STEPS for step in (5, 6, 7, 8)] == pytest.approx([4.0, 4.5, 5.0, 5.5])
 
 
-def by_hand(plan: Plan) -> dict[str, Tensor]:
+def by_hand(plan: Schedule) -> dict[str, Tensor]:
     """Weights after a training that is written as one would for this method and plan alone."""
     trained, recipe = toy(0.3).train(), plan.recipe
     weights = [(name, each) for name, each in trained.named_parameters() if not name.startswith("slow")]
@@ -199,12 +200,12 @@ def test_the_loop_does_what_one_written_by_hand_does():
 
 
 def test_time_spent_waiting_for_batches_is_told():
-    def slow(first: int) -> Iterator[Batch]:
+    def slow(first: int) -> Iterator[AudioBatch]:
         for batch in batches(first):
             time.sleep(0.005)
             yield batch
 
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     fit(toy(), slow, PLAN, report=reports.append)
     assert 2 * STEPS * 0.005 <= reports[-1].waiting * reports[-1].seconds <= reports[-1].seconds
 
@@ -230,7 +231,7 @@ class Overflowing(Toy):
 class Steep(Toy):
     """Its loss is finite, but has no slope that is."""
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         guessed = self.layers(batch.waveforms)
         return Step({"loss": (0.0 * guessed).sum().sqrt()}, guessed)
 
@@ -246,7 +247,7 @@ class Steep(Toy):
     ],
 )
 def test_what_is_not_finite_is_told_and_never_saved(kind, save_every, told):
-    states: list[State] = []
+    states: list[TrainingState] = []
     with pytest.raises(UpstreamError, match=told):
         fit(toy(kind=kind), batches, replace(PLAN, save_every=save_every), save=states.append)
     assert all(tensor.isfinite().all() for state in states for tensor in state.tensors.values())
@@ -255,7 +256,7 @@ def test_what_is_not_finite_is_told_and_never_saved(kind, save_every, told):
 class Greedy(Toy):
     """Wants more memory than a GPU has."""
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
 
@@ -266,10 +267,10 @@ def test_too_little_memory_of_a_gpu_is_told_with_what_to_do():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_step_finish_and_saves(unbroken, number):
-    states: list[State] = []
+    states: list[TrainingState] = []
     closed: list[bool] = []
 
-    def interrupted(first: int) -> Iterator[Batch]:
+    def interrupted(first: int) -> Iterator[AudioBatch]:
         try:
             for count, batch in enumerate(batches(first)):
                 if count == 2 * 5:
@@ -318,13 +319,13 @@ def test_a_state_of_another_method_is_refused(unbroken, name):
     state = unbroken[2][0]
     for wrong in ({name: torch.zeros(1, 9)}, {name.replace("layers", "other"): torch.zeros(1)}):
         with pytest.raises(UpstreamError, match="of another method"):
-            fit(toy(), batches, PLAN, state=State({**state.tensors, **wrong}, state.facts))
+            fit(toy(), batches, PLAN, state=TrainingState({**state.tensors, **wrong}, state.facts))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_resumes_where_it_stopped(precision):
-    states: list[State] = []
+    states: list[TrainingState] = []
     plan = replace(PLAN, device="cuda", save_every=0.0, recipe=replace(PLAN.recipe, precision=precision))
     weights, history = fitted(plan, 0.3, save=states.append)
     resumed, same_history = fitted(plan, 0.3, state=states[5])
@@ -339,8 +340,8 @@ def test_a_gpu_resumes_where_it_stopped(precision):
 def test_every_method_trains_and_resumes_on_a_gpu(name, precision):
     whole, rest = (built(name, True, seed) for seed in (0, 1))
     recipe = replace(whole.recipe, steps=3, warmup=1, precision=precision)
-    plan = Plan(recipe, accumulate=2, every=1, save_every=0.0, device="cuda")
-    states: list[State] = []
+    plan = Schedule(recipe, accumulate=2, every=1, save_every=0.0, device="cuda")
+    states: list[TrainingState] = []
     history = fit(whole, noises, plan, save=states.append)
     for one, two in zip(history, fit(rest, noises, plan, state=states[0]), strict=True):
         assert one.terms["loss"] == pytest.approx(two.terms["loss"], rel=0.02)  # kernels may add up in other orders

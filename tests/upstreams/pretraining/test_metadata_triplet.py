@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from tests.upstreams.training import CLIPS, PLAN, STEPS, Toy, batches, same, toy
 from upstreams.base import UpstreamError
-from upstreams.pretraining.loop import Batch, fit
+from upstreams.pretraining.loop import fit
 from upstreams.pretraining.metadata_triplet import WithMetadata, similarity, standardized, triplet
-from upstreams.pretraining.methods import UNKNOWN
+from upstreams.pretraining.methods import UNKNOWN, AudioBatch
 
 WEIGHTS = {"language": 1.0, "speaker": 0.5}
 
@@ -172,15 +172,15 @@ class Views(Toy):
     origin = {"file": "digest"}  # noqa: RUF012
     prepared = 0
 
-    def prepare(self, batches: Iterator[Batch]) -> None:
+    def prepare(self, batches: Iterator[AudioBatch]) -> None:
         self.prepared = len(next(batches).lengths)
 
-    def forward(self, batch: Batch, done: float):
+    def forward(self, batch: AudioBatch, done: float):
         step = super().forward(batch, done)
         return step._replace(vectors=torch.cat([step.vectors, 2 * step.vectors]))
 
 
-def labelled(first: int, parts: int = 1) -> Iterator[Batch]:
+def labelled(first: int, parts: int = 1) -> Iterator[AudioBatch]:
     for batch in batches(first, parts):
         speaker = torch.arange(len(batch.lengths)) % 3
         yield batch._replace(labels={"speaker": speaker, "language": torch.full_like(speaker, UNKNOWN)})
@@ -228,7 +228,7 @@ def test_views_of_a_clip_share_its_labels() -> None:
 
 def test_half_precision_does_not_reach_the_term() -> None:
     vectors, labels = drawn()
-    batch = Batch(torch.randn(24, 6), torch.full((24,), 6), labels)
+    batch = AudioBatch(torch.randn(24, 6), torch.full((24,), 6), labels)
 
     class Given(Toy):
         def forward(self, batch, done):

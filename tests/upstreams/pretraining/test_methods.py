@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from tests.upstreams.training import Toy, same
 from upstreams.base import UpstreamError
-from upstreams.pretraining.loop import METHODS, method
-from upstreams.pretraining.methods import mean_where
+from upstreams.pretraining.methods import METHODS, mean_where, method
 
 
 def build(size: str, dropout: float = 0.0, name: str = "") -> Toy:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.upstreams.training import PLAN, RECIPE, batches, toy
-from upstreams.pretraining.loop import Batch, Plan, Recipe, fit
+from upstreams.pretraining.loop import Schedule, fit
+from upstreams.pretraining.methods import AudioBatch, Recipe
 from upstreams.pretraining.optimization import learning_rate, weight_decay
 
 
@@ -34,10 +35,10 @@ def adam(parameters: list[Tensor], gradients: list[Tensor], step: int, memory: d
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_a_step_is_that_of_the_published_optimizer(name):
     trained, memory = toy(), {}
-    fit(trained, lambda first: batches(first, 1), Plan(replace(PLAN.recipe, optimizer=name)))
+    fit(trained, lambda first: batches(first, 1), Schedule(replace(PLAN.recipe, optimizer=name)))
     expected = toy().double()
     for step, batch in enumerate(batches(0, 1)):
-        loss = expected(Batch(batch.waveforms.double(), batch.lengths), 0.0).terms["loss"]
+        loss = expected(AudioBatch(batch.waveforms.double(), batch.lengths), 0.0).terms["loss"]
         parameters = list(expected.layers.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         for parameter, value in zip(

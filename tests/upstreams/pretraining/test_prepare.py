@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from tests.upstreams.training import PLAN, STEPS, Toy, batches, fitted, same, toy
-from upstreams.pretraining.loop import Batch, Method, State, Step, fit
+from upstreams.pretraining.loop import TrainingState, fit
 from upstreams.pretraining.metadata_triplet import WithMetadata
+from upstreams.pretraining.methods import AudioBatch, Method, Step
 from upstreams.pretraining.processes import joined, processes
 
 OFTEN = replace(PLAN, save_every=0.0)
@@ -32,12 +33,12 @@ class Prepared(Toy):
         self.steps_before: list[int] = []
         self.used: list[Tensor] = []
 
-    def prepare(self, batches: Iterator[Batch]) -> None:
+    def prepare(self, batches: Iterator[AudioBatch]) -> None:
         self.looked_at = [batch.waveforms for batch in islice(batches, 3)]
         self.steps_before.append(len(self.seen))
         self.found.copy_(torch.cat(self.looked_at).mean(0) + torch.rand(6))
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         self.used.append(self.found.clone())
         return super().forward(batch._replace(waveforms=batch.waveforms - self.found), done)
 
@@ -46,7 +47,7 @@ def prepared(kind: type[Toy] = Prepared) -> Toy:
     return toy(0.3, kind)
 
 
-def ours(first: int) -> Iterator[Batch]:
+def ours(first: int) -> Iterator[AudioBatch]:
     """The micro-batches of this process."""
     return batches(first, PLAN.accumulate, *processes())
 
@@ -64,7 +65,7 @@ def test_a_method_looks_once_at_the_batches_that_it_is_trained_with():
 def test_what_it_looks_at_is_put_away_before_the_training():
     events: list[str] = []
 
-    def told(first: int) -> Iterator[Batch]:
+    def told(first: int) -> Iterator[AudioBatch]:
         events.append("opened")
         try:
             yield from batches(first)
@@ -78,13 +79,13 @@ def test_what_it_looks_at_is_put_away_before_the_training():
 class Unprepared(Prepared):
     """Was trained before."""
 
-    def prepare(self, batches: Iterator[Batch]) -> None:
+    def prepare(self, batches: Iterator[AudioBatch]) -> None:
         raise AssertionError("prepared again")
 
 
 @pytest.mark.parametrize("step", [1, 6, STEPS - 1])
 def test_a_resumed_training_finds_what_it_found_in_its_state(step):
-    states: list[State] = []
+    states: list[TrainingState] = []
     whole, rest = prepared(), prepared(Unprepared)
     history = fit(whole, batches, OFTEN, save=states.append)
     assert fit(rest, batches, PLAN, state=states[step - 1]) == history
@@ -112,7 +113,7 @@ def test_what_is_drawn_meanwhile_follows_the_seed_alone():
 
 def test_a_method_that_prepares_nothing_is_trained_as_ever():
     class Looking(Toy):
-        def prepare(self, batches: Iterator[Batch]) -> None:
+        def prepare(self, batches: Iterator[AudioBatch]) -> None:
             torch.rand(next(batches).waveforms.shape)
 
     looking = toy(0.3, Looking)
@@ -156,7 +157,7 @@ def test_what_the_first_process_finds_reaches_all_before_the_first_step(tmp_path
 LANGUAGES = torch.tensor([0, 0, 1, 1, 0, 2, -1, 2])
 
 
-def labelled(first: int, parts: int = 2) -> Iterator[Batch]:
+def labelled(first: int, parts: int = 2) -> Iterator[AudioBatch]:
     """The clips of each step with a language, which one of them does not tell."""
     languages = LANGUAGES.chunk(parts) * STEPS
     for place, batch in enumerate(batches(first, parts)):
@@ -164,7 +165,7 @@ def labelled(first: int, parts: int = 2) -> Iterator[Batch]:
 
 
 def test_a_training_with_labels_resumes_bit_for_bit():
-    states: list[State] = []
+    states: list[TrainingState] = []
     whole, rest = (WithMetadata(prepared(), {"language": 1.0}) for _ in range(2))
     history = fit(whole, labelled, OFTEN, save=states.append)
     assert history[-1].terms["triplet"] > 0
@@ -183,7 +184,7 @@ class Noting(Method):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.given: list[dict[str, Tensor]] = []
 
-    def forward(self, batch: Batch, done: float) -> Step:
+    def forward(self, batch: AudioBatch, done: float) -> Step:
         self.given.append(dict(batch.labels))
         return Step({"loss": self.weight.square()}, batch.waveforms)
 

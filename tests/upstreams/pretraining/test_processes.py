@@ -16,13 +16,14 @@ import torch
 
 from tests.upstreams.training import PLAN, STEPS, Spoilt, Toy, batches, close, fitted, same, toy
 from upstreams.base import UpstreamError
-from upstreams.pretraining.loop import Batch, State, fit
+from upstreams.pretraining.loop import TrainingState, fit
+from upstreams.pretraining.methods import AudioBatch
 from upstreams.pretraining.processes import anywhere, average_gradients, joined, mean, processes
 
 OFTEN = replace(PLAN, save_every=0.0)
 
 
-def ours(first: int) -> Iterator[Batch]:
+def ours(first: int) -> Iterator[AudioBatch]:
     """The micro-batches of this process."""
     return batches(first, PLAN.accumulate, *processes())
 
@@ -35,7 +36,7 @@ def shares() -> dict[str, Any]:
 
 def resumed() -> dict[str, Any]:
     """Weights at the end: of a whole training, and of one resumed after its fifth step; and who saved or reported."""
-    states: list[State] = []
+    states: list[TrainingState] = []
     whole, rest = toy(0.3), toy(0.3)
     whole_history = fit(whole, ours, OFTEN, save=states.append)
     kept = [states[4] if states else None]
@@ -47,7 +48,7 @@ def resumed() -> dict[str, Any]:
 
 def apart() -> dict[str, Any]:
     """Resumed by the first process alone, as where each has a disk of its own."""
-    states: list[State] = []
+    states: list[TrainingState] = []
     fit(toy(), ours, OFTEN, save=states.append)
     with pytest.raises(UpstreamError) as error:
         fit(toy(), ours, PLAN, state=states[4] if states else None)
@@ -56,9 +57,9 @@ def apart() -> dict[str, Any]:
 
 def interrupted() -> dict[str, Any]:
     """A signal to the second process alone."""
-    states: list[State] = []
+    states: list[TrainingState] = []
 
-    def batches_and_signal(first: int) -> Iterator[Batch]:
+    def batches_and_signal(first: int) -> Iterator[AudioBatch]:
         for count, batch in enumerate(ours(first)):
             if count == 2 * 5 and processes()[0] == 1:
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -20,7 +20,8 @@ from torch import nn
 from tests.upstreams import hostile
 from upstreams.base import UpstreamError
 from upstreams.safety.allow_list import StandIn
-from upstreams.safety.checkpoints import digests, load, not_finite, not_floats, read
+from upstreams.safety.checkpoints import digests, not_finite, not_floats, read
+from upstreams.safety.loading import load
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.int64)}
 

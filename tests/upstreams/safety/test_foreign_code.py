@@ -19,7 +19,7 @@ from torch import load as imported_earlier
 from torch import nn
 
 from upstreams.base import UpstreamError
-from upstreams.safety.checkpoints import only_safe
+from upstreams.safety.foreign_code import only_safe
 
 REPLACED = (
     (torch, "load"),

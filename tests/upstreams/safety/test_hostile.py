@@ -27,7 +27,7 @@ CODE = sorted(hostile.code(Path("unused")))
 SECONDS = 20  # that refusing one file may take on a busy machine
 REFUSE_ALL = """
 import resource, sys, pathlib
-from upstreams import checkpoints
+from upstreams.safety import checkpoints
 from upstreams.base import UpstreamError
 import safetensors.torch, numpy
 pages = int(open("/proc/self/statm").read().split()[0])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstreams.base import UpstreamError
-from upstreams.safety.checkpoints import literal
+from upstreams.safety.literal_expressions import literal
 
 
 @pytest.mark.parametrize(

@@ -22,17 +22,28 @@ from upstreams import create, seeded
 from upstreams.base import UpstreamError
 from upstreams.contract.check import check
 from upstreams.precision import at
-from upstreams.pretraining.methods import Batch
+from upstreams.pretraining.methods import AudioBatch
 from upstreams.pretraining.teacher import perceptron, spread, teacher_of
-from upstreams.seeds.atst import MINI, SIZES, Atst, AtstPretraining, Encoder, Network, Size, atst, disagreement, method
+from upstreams.seeds.atst import (
+    MINI,
+    SIZES,
+    Atst,
+    AtstNetwork,
+    AtstPretraining,
+    AtstSize,
+    Encoder,
+    atst,
+    disagreement,
+    method,
+)
 from upstreams.seeds.augmented_views import mixed, resized, segments
 from upstreams.seeds.decibel_mel import DecibelMel
-from upstreams.seeds.transformer import Block
+from upstreams.seeds.transformer import TransformerBlock
 from upstreams.torchaudio_guard import guard
 
 CLOSE = 1e-5
 LENGTHS = (12_345, 97_000, 146_000, 230_000)  # samples of the sounds in data/atst.npz
-TINY = Size(64, 2, 32, 16, 1.0, 0.9, MINI)
+TINY = AtstSize(64, 2, 32, 16, 1.0, 0.9, MINI)
 State = dict[str, Tensor]
 
 
@@ -342,21 +353,21 @@ def objective(mix: float = 0.4, resize: bool = True) -> AtstPretraining:
 
 def undropped(trained: AtstPretraining) -> AtstPretraining:
     for module in trained.modules():
-        if isinstance(module, Block):
+        if isinstance(module, TransformerBlock):
             module.drop = 0.0
     return trained
 
 
-def clips(number: int = 6) -> Batch:
+def clips(number: int = 6) -> AudioBatch:
     """Tones of different pitch, the last one shorter than a segment."""
     seconds = torch.arange(32_000) / 16_000
     tones = [(torch.sin(6.28 * 200 * 1.5**each * seconds) * 0.3) for each in range(number - 1)]
-    return Batch(*padded([*tones, sound(5_000)]))
+    return AudioBatch(*padded([*tones, sound(5_000)]))
 
 
 def test_heads_and_loss_are_the_authors() -> None:
-    student = Network(Encoder(64, 2), perceptron(64, 32, 16), perceptron(16, 32, 16))
-    teacher = teacher_of(Network(redrawn(student).encoder, student.projector, nn.Identity()))
+    student = AtstNetwork(Encoder(64, 2), perceptron(64, 32, 16), perceptron(16, 32, 16))
+    teacher = teacher_of(AtstNetwork(redrawn(student).encoder, student.projector, nn.Identity()))
     for weight in teacher.parameters():
         weight *= 0.9
     mel = torch.cat([torch.from_numpy(np.random.RandomState(seed).standard_normal((4, 64, 40))) for seed in (1, 2)])

@@ -25,25 +25,14 @@ from tests.upstreams.models import told
 from upstreams import create
 from upstreams.base import UpstreamError, fingerprint
 from upstreams.contract.check import check
-from upstreams.families.hyperion import CAPPED
+from upstreams.families.hyperion import CAPPED, exported, network_of
+from upstreams.families.hyperion import HyperionNetwork as Network
 from upstreams.families.hyperion_features import HyperionMel, without_mean
 from upstreams.families.residual_xvector import Shape
 from upstreams.pretraining.augmentation import SYNTHETIC
-from upstreams.pretraining.loop import Plan, fit
-from upstreams.pretraining.methods import Batch, Recipe
-from upstreams.seeds.dino import (
-    SIZES,
-    Dino,
-    DinoPretraining,
-    Head,
-    Network,
-    disagreement,
-    entropy,
-    exported,
-    method,
-    network_of,
-    paced,
-)
+from upstreams.pretraining.loop import Schedule, fit
+from upstreams.pretraining.methods import AudioBatch, Recipe
+from upstreams.seeds.dino import SIZES, Dino, DinoPretraining, ProjectionHead, disagreement, entropy, method, paced
 
 TINY = Shape(4, (1, 1, 1, 1), 12, 80, stride=2)
 RECIPE = Recipe(steps=6, batch=4, seconds=0.5, lr=1e-3, precision="fp32")
@@ -325,7 +314,7 @@ def test_the_loss_is_that_of_a_slow_loop_over_crops():
 
 
 def test_the_head_is_hyperions():
-    head = Head(16, 32, 8, 24)
+    head = ProjectionHead(16, 32, 8, 24)
     state = {name: 0.5 * drawn(name, *each.shape) for name, each in head.state_dict().items()}
     head.load_state_dict(state | {"last_layer.weight_g": torch.ones(24, 1)})
     np.testing.assert_allclose(head(drawn("head in", 5, 16)).detach(), stored["head"], atol=1e-6)
@@ -342,8 +331,8 @@ def tiny_method(size: Any = SIZE) -> DinoPretraining:
     return DinoPretraining(size, SYNTHETIC, {})
 
 
-def clips(number: int = 4, samples: int = 8000) -> Batch:
-    return Batch(0.1 * drawn("clips", number, samples), torch.full((number,), samples))
+def clips(number: int = 4, samples: int = 8000) -> AudioBatch:
+    return AudioBatch(0.1 * drawn("clips", number, samples), torch.full((number,), samples))
 
 
 def test_the_teacher_is_what_its_momentum_makes_of_the_student():
@@ -402,7 +391,7 @@ def test_crops_are_augmented_as_often_as_the_size_says():
 
 def test_crops_differ_and_lie_within_their_clip():
     learner = tiny_method()
-    batch = Batch(0.1 * drawn("clips", 2, 16_000), torch.tensor([16_000, 3000]))
+    batch = AudioBatch(0.1 * drawn("clips", 2, 16_000), torch.tensor([16_000, 3000]))
     mel, frames = learner.crops(batch, 0.4, 3)
     assert mel.shape == (6, 40, 80)
     assert frames.tolist() == [40, 19] * 3
@@ -413,9 +402,9 @@ def test_crops_differ_and_lie_within_their_clip():
 
 def test_training_repeats_and_resumes_bit_for_bit():
     def batches(first: int):
-        return (Batch(0.1 * drawn(f"step {n}", 4, 8000), torch.full((4,), 8000)) for n in range(first, 6))
+        return (AudioBatch(0.1 * drawn(f"step {n}", 4, 8000), torch.full((4,), 8000)) for n in range(first, 6))
 
-    plan, states = Plan(RECIPE, save_every=0.0, report_every=1e9), []
+    plan, states = Schedule(RECIPE, save_every=0.0, report_every=1e9), []
     whole = tiny_method()
     history = fit(whole, batches, plan, save=states.append)
     again = tiny_method()

@@ -18,9 +18,9 @@ from upstreams import create
 from upstreams.base import UpstreamError
 from upstreams.contract.check import check
 from upstreams.precision import at
-from upstreams.pretraining.loop import Plan, fit
+from upstreams.pretraining.loop import Schedule, fit
 from upstreams.pretraining.metadata_triplet import WithMetadata
-from upstreams.pretraining.methods import Batch
+from upstreams.pretraining.methods import AudioBatch
 from upstreams.safety.configuration_limits import weighed
 from upstreams.seeds import masr
 from upstreams.seeds.masr import (
@@ -30,7 +30,7 @@ from upstreams.seeds.masr import (
     Conformer,
     Masr,
     MasrPretraining,
-    Size,
+    MasrSize,
     method,
     noisy,
     offsets,
@@ -39,7 +39,7 @@ from upstreams.seeds.masr import (
 )  # fmt: skip
 from upstreams.seeds.random_projection import Quantizer
 
-TINY = Size(32, 2, 48, 2, 5, 4)
+TINY = MasrSize(32, 2, 48, 2, 5, 4)
 LENGTHS = (400, 1_999, 16_000, 23_456, 30_001)  # samples
 
 
@@ -217,11 +217,11 @@ def objective() -> MasrPretraining:
     return MasrPretraining(TINY, recipe, OBJECTIVES["mini"])
 
 
-def batches(first: int) -> list[Batch]:
+def batches(first: int) -> list[AudioBatch]:
     dice = [torch.Generator().manual_seed(step) for step in range(first, 16)]
     lengths = torch.tensor([16_000, 16_000, 9_000, 400])
     speaker = torch.tensor([0, 0, 1, -1])
-    return [Batch(0.1 * torch.randn(4, 16_000, generator=each), lengths, {"speaker": speaker}) for each in dice]
+    return [AudioBatch(0.1 * torch.randn(4, 16_000, generator=each), lengths, {"speaker": speaker}) for each in dice]
 
 
 def test_masked_tokens_are_in_spans_within_each_clip() -> None:
@@ -301,7 +301,7 @@ def test_vectors_are_means_over_the_middle_block_of_each_clip_alone() -> None:
 def trained(with_metadata: bool, **options) -> tuple[dict[str, Tensor], list]:
     own = objective()
     whole = WithMetadata(own, {"speaker": 1.0}) if with_metadata else own
-    history = fit(whole, batches, Plan(own.recipe, every=3, save_every=0.0), **options)
+    history = fit(whole, batches, Schedule(own.recipe, every=3, save_every=0.0), **options)
     return whole.state_dict(), history
 
 
@@ -325,8 +325,8 @@ def test_masked_prediction_learns_what_can_be_told() -> None:
     method = objective()
     times = torch.arange(16_000) / 16_000
     tones = torch.stack([0.3 * torch.sin(2 * torch.pi * hertz * times) for hertz in (200, 500, 1_100, 3_000)])
-    batch = Batch(tones, torch.full((4,), 16_000))
-    plan = Plan(replace(method.recipe, steps=40, lr=5e-3), every=10)
+    batch = AudioBatch(tones, torch.full((4,), 16_000))
+    plan = Schedule(replace(method.recipe, steps=40, lr=5e-3), every=10)
     history = fit(method, lambda first: [batch] * 60, plan)
     assert history[-1].terms["accuracy"] > 0.6
 

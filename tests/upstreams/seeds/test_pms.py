@@ -22,11 +22,11 @@ from tests.upstreams.training import same
 from upstreams import create
 from upstreams.base import Upstream, UpstreamError, fingerprint, valid
 from upstreams.contract.check import check
-from upstreams.pretraining.loop import Plan, State, fit
-from upstreams.pretraining.methods import Batch, method
+from upstreams.pretraining.loop import Schedule, TrainingState, fit
+from upstreams.pretraining.methods import AudioBatch, method
 from upstreams.seeds.filterbank_start import filter_bank
 from upstreams.seeds.kmeans_targets import Cepstra
-from upstreams.seeds.pms import CONFIG, SIZES, Features, PmsPretraining, loaded, skipped, spans
+from upstreams.seeds.pms import CONFIG, SIZES, PmsPretraining, TeacherFeatures, loaded, skipped, spans
 from upstreams.seeds.pms import method as build
 
 TINY = SIZES["mini"]._replace(
@@ -36,7 +36,7 @@ TINY = SIZES["mini"]._replace(
     frames=200,
     recipe=replace(SIZES["mini"].recipe, steps=6, batch=4, warmup=2, precision="fp32"),
 )
-PLAN = Plan(TINY.recipe, seed=3, every=2)
+PLAN = Schedule(TINY.recipe, seed=3, every=2)
 LIKE_BASE: dict[str, Any] = {  # dropped out, normed in groups and after each part, as base is, but small
     "config": SIZES["base"].config | models.SMALL | {"conv_kernel": [80, 5, 2], "conv_stride": [40, 4, 2]},
     "filters": False,
@@ -59,9 +59,9 @@ def clip(seconds: float, seed: int = 0) -> Tensor:
 CLIPS = [clip(0.8), clip(0.31, 1), clip(1.1, 2)]
 
 
-def batch_of(*clips: Tensor) -> Batch:
+def batch_of(*clips: Tensor) -> AudioBatch:
     waveforms, lengths = padded(clips, 0, 0.0)
-    return Batch(waveforms, lengths)
+    return AudioBatch(waveforms, lengths)
 
 
 def batches(first: int, steps: int = 6) -> Any:
@@ -354,7 +354,7 @@ def test_vectors_of_clips_are_means_of_a_middle_layer(training: Any) -> None:
 
 
 def test_a_training_resumes_bit_for_bit() -> None:
-    states: list[State] = []
+    states: list[TrainingState] = []
     straight = tiny()
     fit(straight, batches, replace(PLAN, save_every=0.0), save=states.append)
     halfway = next(state for state in states if state.facts["step"] == 3)
@@ -407,7 +407,7 @@ def test_in_a_second_iteration_units_are_clusters_of_a_layer_of_the_first(
     centers = found.codebooks["coarse"].centers
     assert centers.shape == (4, 32)
     assert found.exported().keys() == tiny().exported().keys()
-    resumed = PmsPretraining(TINY, TINY.bands, "both", Features(loaded(str(exported), True), 3))
+    resumed = PmsPretraining(TINY, TINY.bands, "both", TeacherFeatures(loaded(str(exported), True), 3))
     resumed.load_state_dict(found.state_dict())
     with torch.no_grad():
         assert torch.equal(resumed.features(*batch[:2]), found.features(*batch[:2]))

@@ -28,8 +28,8 @@ from upstreams import create
 from upstreams.base import UpstreamError, fingerprint
 from upstreams.contract.check import check
 from upstreams.precision import at
-from upstreams.pretraining.methods import Batch, Recipe
-from upstreams.seeds.ssast import MEAN, STD, MelImages, Size, Ssast, SsastPretraining, Transformer, method
+from upstreams.pretraining.methods import AudioBatch, Recipe
+from upstreams.seeds.ssast import MEAN, STD, MelImages, Ssast, SsastPretraining, SsastSize, Transformer, method
 from upstreams.torchaudio_guard import guard
 
 guard()
@@ -37,7 +37,7 @@ guard()
 STORED = Path(__file__).parents[1] / "data" / "ssast.npz"
 SECONDS = (0.61, 1.7, 11.3)
 PATCHES = {"patch": (16, 16), "frame": (128, 2)}
-SMALL = Size(64, 2, 2, 16, 16, 96)
+SMALL = SsastSize(64, 2, 2, 16, 16, 96)
 SMALL_FRAME = SMALL._replace(height=128, width=4)
 RECIPE = Recipe(steps=10, batch=2, seconds=1.0, lr=1e-3)
 
@@ -113,7 +113,7 @@ def test_both_losses_are_the_authors_own_for_the_same_mask(variant: str, stored:
     training.mask = lambda there: drawn_mask(2, 512, 400).view_as(there)  # type: ignore[attr-defined]
     waveforms = torch.stack([drawn_clip(10.255), drawn_clip(10.255).flip(0)])
     with torch.no_grad():
-        terms = training(Batch(waveforms, torch.full((2,), 164_080)), 0.0).terms
+        terms = training(AudioBatch(waveforms, torch.full((2,), 164_080)), 0.0).terms
     assert float(terms["nce"]) == pytest.approx(float(stored[f"{variant} nce"]), rel=1e-5)
     assert float(terms["mse"]) == pytest.approx(float(stored[f"{variant} mse"]), rel=1e-5)
     assert float(terms["loss"]) == pytest.approx(float(terms["nce"] + 10 * terms["mse"]))
@@ -271,7 +271,7 @@ def test_reduced_precision_changes_features_little_and_the_front_end_not_at_all(
 
 @pytest.mark.parametrize("size", [SMALL, SMALL_FRAME, SMALL._replace(class_tokens=1)])
 @pytest.mark.parametrize("ending", [".safetensors", ".pth", "half"])
-def test_what_is_exported_is_an_upstream_of_the_same_weights(size: Size, ending: str, tmp_path: Path) -> None:
+def test_what_is_exported_is_an_upstream_of_the_same_weights(size: SsastSize, ending: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     training = SsastPretraining(size, RECIPE)
     path = tmp_path / f"out{ending if ending.startswith('.') else '.safetensors'}"
@@ -404,20 +404,20 @@ def test_normalisation_and_strides_are_part_of_the_fingerprint(state: Any, tmp_p
 def test_what_a_recipe_shows_of_a_clip_fills_the_positions(size: str, variant: str) -> None:
     training = method(size, variant=variant)
     samples = round(16_000 * training.recipe.seconds)
-    images, counts = training.seen(Batch(0.1 * torch.randn(1, samples), torch.tensor([samples])))  # type: ignore
+    images, counts = training.seen(AudioBatch(0.1 * torch.randn(1, samples), torch.tensor([samples])))  # type: ignore
     assert counts.tolist() == [training.v.grid[1]]  # type: ignore[union-attr, index]
     assert images.shape[3] == training.size.frames  # type: ignore[union-attr]
 
 
-def ragged() -> Batch:
+def ragged() -> AudioBatch:
     torch.manual_seed(0)
     waveforms = 0.1 * torch.randn(3, 15_000)
     lengths = torch.tensor([15_000, 9_000, 300])
     waveforms[torch.arange(15_000) >= lengths[:, None]] = math.nan
-    return Batch(waveforms, lengths)
+    return AudioBatch(waveforms, lengths)
 
 
-def by_the_paper(training: SsastPretraining, batch: Batch, over: str) -> tuple[float, float]:
+def by_the_paper(training: SsastPretraining, batch: AudioBatch, over: str) -> tuple[float, float]:
     """Both terms clip by clip and patch by patch, for the mask that is drawn from seed 7."""
     torch.manual_seed(7)
     images, counts = training.seen(batch)
@@ -438,7 +438,7 @@ def by_the_paper(training: SsastPretraining, batch: Batch, over: str) -> tuple[f
 
 @pytest.mark.parametrize("size", [SMALL, SMALL_FRAME])
 @pytest.mark.parametrize("over", ["targets", "predictions"])
-def test_both_terms_are_those_of_the_papers_formulas(size: Size, over: str) -> None:
+def test_both_terms_are_those_of_the_papers_formulas(size: SsastSize, over: str) -> None:
     torch.manual_seed(1)
     training = SsastPretraining(size, RECIPE, masked=0.6, one_mask=True, softmax_over=over)
     with torch.no_grad():
@@ -508,7 +508,7 @@ def test_it_learns_to_recognise_and_reconstruct_what_is_masked() -> None:
     optimizer = torch.optim.AdamW(training.parameters(), lr=2e-3)
     time = torch.arange(15_760) / 16_000
     sweep = torch.stack([0.3 * torch.sin(2000 * (1 + time * rate) * time) for rate in (1.0, 2.0, 4.0, 6.0)])
-    batch, found = Batch(sweep, torch.full((4,), 15_760)), []
+    batch, found = AudioBatch(sweep, torch.full((4,), 15_760)), []
     for _ in range(60):
         terms = training(batch, 0.0).terms
         optimizer.zero_grad()

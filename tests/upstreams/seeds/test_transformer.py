@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from upstreams.seeds.transformer import Block, every, plain_start
+from upstreams.seeds.transformer import TransformerBlock, every, plain_start
 
 DIM = 128
 
 
-def random_block(**options: float) -> Block:
+def random_block(**options: float) -> TransformerBlock:
     torch.manual_seed(0)
-    block = Block(DIM, **options)  # type: ignore[arg-type]
+    block = TransformerBlock(DIM, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return block.eval()
 
 
-def torchs_own(block: Block) -> nn.TransformerEncoderLayer:
+def torchs_own(block: TransformerBlock) -> nn.TransformerEncoderLayer:
     layer = nn.TransformerEncoderLayer(DIM, 2, 4 * DIM, 0.0, "gelu", 1e-6, batch_first=True, norm_first=True)
     names = {
         "self_attn.in_proj_": "attn.qkv.",
@@ -59,7 +59,7 @@ def test_tokens_that_are_not_valid_change_no_others() -> None:
 
 @torch.no_grad()
 def test_every_gives_what_each_block_gives() -> None:
-    blocks = nn.ModuleList([random_block(), Block(DIM), Block(DIM, bias=False)]).eval()
+    blocks = nn.ModuleList([random_block(), TransformerBlock(DIM), TransformerBlock(DIM, bias=False)]).eval()
     tokens, valid = batch()
     first, second, third = every(blocks, tokens, valid)
     assert torch.equal(first, blocks[0](tokens, valid))
@@ -67,7 +67,7 @@ def test_every_gives_what_each_block_gives() -> None:
 
 
 def test_blocks_without_bias_lack_that_of_queries_keys_and_values_only() -> None:
-    lacking = Block(DIM).state_dict().keys() - Block(DIM, bias=False).state_dict().keys()
+    lacking = TransformerBlock(DIM).state_dict().keys() - TransformerBlock(DIM, bias=False).state_dict().keys()
     assert lacking == {"attn.qkv.bias"}
 
 
@@ -90,7 +90,7 @@ def test_in_training_a_clip_skips_a_branch_or_has_it_made_up_for() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_layers_start_small_and_without_bias(bias: bool) -> None:
     torch.manual_seed(0)
-    block = Block(DIM, bias=bias).apply(plain_start)
+    block = TransformerBlock(DIM, bias=bias).apply(plain_start)
     for module in block.modules():
         if isinstance(module, nn.Linear):
             assert 0.019 < float(module.weight.detach().std()) < 0.021
