@@ -33,8 +33,9 @@ $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 demo: $(INSTALLED)
 	$(BENCH) run $(DEMO_UPSTREAMS) --home demo/home --results demo/results --workers $(CORES)
 
+# One process for each core, each with one thread: as many threads as cores in every process would only wait for each other.
 test: $(INSTALLED) browser
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 # The tests of the HTML page drive a real browser. Where none is found and apt-get may be used, Chromium is installed;
 # elsewhere these tests are skipped, and say so.
