@@ -68,6 +68,9 @@ def test_what_torchaudio_dropped_is_there_for_a_while_and_refuses_to_be_called()
 from upstreams.torchaudio_guard import before_2_9, guard
 guard()
 import sys, torchaudio
+for name in ("set_audio_backend", "sox_effects"):  # older releases have them still
+    vars(torchaudio).pop(name, None)
+sys.modules.pop("torchaudio.sox_effects", None)
 before = dict(vars(torchaudio))
 with before_2_9():
     torchaudio.set_audio_backend("sox_io")
