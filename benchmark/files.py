@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, then renamed."""
+"""Atomic writing of files, digests of values, and caches of JSON values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A name to write to; renamed to `path` when the block ends well, removed when it does not."""
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, which is renamed to `path` at the end of the block, or deleted if the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.partial")
     try:
@@ -25,50 +25,53 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Delete what killed processes of this machine left half written in a folder."""
+    """Delete the temporary files of `atomic_path` in a folder that belong to killed processes of this machine."""
     for partial in folder.glob(f".*.{platform.node()}.*.partial"):
         process = partial.name.split(".")[-2]
-        if process.isdigit() and not _runs(int(process)):
+        if process.isdigit() and not _is_running(int(process)):
             partial.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # it runs, and belongs to another user
     return True
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file or none."""
-    with aside(path) as partial:
+    """Write a text file atomically, in UTF-8."""
+    with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def digest(value: Any) -> str:
-    """Hash (64 hexadecimal digits) of a JSON value, whatever the order of its keys."""
+    """Return the SHA-256 (64 hexadecimal digits) of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def stamp(path: Path) -> list[Any]:
-    """What tells cheaply that a file changed: its name, size and modification time."""
+    """Return path, size and modification time of a file, to detect changes without reading it."""
     status = path.stat()
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
-def remembered(path: Path, key: str, compute: Callable[[], Any], worth: Callable[[Any], bool] = bool) -> Any:
-    """The JSON value that `compute` gave when `key` was last the same, else what it gives now, kept if `worth` it."""
+def cached_json(path: Path, key: str, compute: Callable[[], Any], worth_storing: Callable[[Any], bool] = bool) -> Any:
+    """Return the JSON value stored at `path` if it was stored with the same `key`, else compute it.
+
+    A computed value is stored if `worth_storing(value)` is true.
+    """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["key"] == key:
             return stored["value"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # absent or damaged: a cache, so computed anew
+        pass  # a missing or damaged file is computed anew
     value = compute()
-    if worth(value):
+    if worth_storing(value):
         write_text(path, json.dumps({"key": key, "value": value}))
     return value
 
@@ -77,5 +80,5 @@ PACKAGES = Path(__file__).parent.parent
 
 
 def code_stamps(package: str) -> list[Any]:
-    """What changes with the code of a package of this project."""
+    """Return the stamps of all code files in a package of this project, which change when its code changes."""
     return [stamp(path) for path in sorted((PACKAGES / package).rglob("*.py"))]

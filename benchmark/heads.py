@@ -1,22 +1,22 @@
-"""What planning needs to know of each head, looked up once and kept without importing torch again."""
+"""The cards of heads, cached so that planning does not import torch."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-from benchmark.errors import unknown
-from benchmark.files import code_stamps, digest, remembered
+from benchmark.errors import unknown_name
+from benchmark.files import cached_json, code_stamps, digest
 from benchmark.values import HeadCard, Setup
 
 
 def head_card(name: str, setup: Setup) -> HeadCard:
-    """What planning needs to know of a head, without importing torch every time."""
+    """Return the card of a head, from a cache until the code in `downstreams` changes. Raises UserError if unknown."""
     key = digest([code_stamps("downstreams"), HeadCard._fields])
-    table = remembered(setup.home / "cards" / "heads.json", key, _head_cards)
-    if name not in table:
-        raise unknown("head", name, table)
-    return HeadCard(*table[name])
+    cards = cached_json(setup.home / "cards" / "heads.json", key, _head_cards)
+    if name not in cards:
+        raise unknown_name("head", name, cards)
+    return HeadCard(*cards[name])
 
 
 def _head_cards() -> dict[str, list[Any]]:

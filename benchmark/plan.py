@@ -1,4 +1,4 @@
-"""What there is to do: cards, extractions, jobs and sweeps, before any audio is touched."""
+"""Planning of a run: the sweeps, their jobs and the feature extractions they need, before any audio is read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from benchmark.data.manifest import prepare
-from benchmark.data.selection import folds, select
+from benchmark.data.manifest import prepare_manifest
+from benchmark.data.selection import fold_values, select_clips
 from benchmark.engines.local import in_process
-from benchmark.errors import UserError, unknown
-from benchmark.features.store import extraction
+from benchmark.errors import UserError, unknown_name
+from benchmark.features.extraction import make_extraction
 from benchmark.files import digest
 from benchmark.heads import head_card
 from benchmark.tasks import Task
@@ -27,135 +27,157 @@ from benchmark.values import (
     Sweep,
 )
 
-PROTOCOL = 1  # raised in the commit that changes numbers: older records then no longer count
+PROTOCOL = 1  # increased by a commit that changes scores, after which older records are not used
 
 
-def expand(tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Manifest], setup: Setup) -> list[Sweep]:
-    """Task × upstream × fold, each with its grid of jobs, and with that of its layers if asked for and possible."""
+def make_sweeps(
+    tasks: Iterable[Task], cards: Iterable[Card], manifests: dict[str, Manifest], setup: Setup
+) -> list[Sweep]:
+    """Return a sweep for each task, upstream and fold, and a second one for single layers with `setup.per_layer`.
+
+    manifests: by corpus. Raises UserError for tasks that fit neither their head nor their corpus.
+    """
     sweeps = []
     upstreams = list(cards)
     for task in tasks:
         head = head_card(task.head, setup)
-        task = _fitting(task, head)
+        task = _with_metric(task, head)
         manifest = manifests[task.corpus]
-        for fold in folds(manifest, task):
-            choose = partial(select, manifest, task, head.judged_on, head.closed, fold, skip_bad=setup.skip_bad)
-            selection = choose(limit=setup.limit)
-            limit = None if setup.limit is None or selection == choose() else setup.limit
+        for fold in fold_values(manifest, task):
+            select = partial(select_clips, manifest, task, head.judged_on, head.closed, fold, skip_bad=setup.skip_bad)
+            selection = select(limit=setup.limit)
+            limit = None if setup.limit is None or selection == select() else setup.limit
             content = selection.digest
-            bare = [Sweep(task, card, head, fold, "", "", (), selection, content, limit) for card in upstreams]
-            sweeps += [each for sweep in bare for each in _with_probes(with_jobs(sweep, setup), setup)]
+            for card in upstreams:
+                without_jobs = Sweep(task, card, head, fold, "", "", (), selection, content, limit)
+                sweeps += _with_layer_sweep(with_jobs(without_jobs, setup), setup)
     return sweeps
 
 
-def _with_probes(sweep: Sweep, setup: Setup) -> list[Sweep]:
-    """A sweep and that of its layers: two, since in one batched computation each would change the other's last bits."""
-    if not setup.per_layer or unprobed(sweep):
+def _with_layer_sweep(sweep: Sweep, setup: Setup) -> list[Sweep]:
+    """Return a sweep, and with `setup.per_layer` the sweep of its single layers.
+
+    They are two sweeps because batching their heads together would change the last bits of the results.
+    """
+    if not setup.per_layer or why_not_probed(sweep):
         return [sweep]
-    points = [(lr, seed, layer) for layer in range(sweep.card.summary_layers) for lr, seed, _ in grid(sweep)]
+    points = [(lr, seed, layer) for layer in range(sweep.card.summary_layers) for lr, seed, _ in grid_points(sweep)]
     return [sweep, with_jobs(sweep, setup, points)]
 
 
-def unprobed(sweep: Sweep) -> str:
-    """Why the layers of a sweep are not probed one by one, or ""."""
+def why_not_probed(sweep: Sweep) -> str:
+    """Return why the layers of a sweep are not probed one by one, or ""."""
     if sweep.features != "summary":
-        reads = {"frames": "frames", "live": "what the upstream gives live", "finetune": "an upstream that learns too"}
-        return f"no per-layer probes of {sweep.task.name}: its head reads {reads[sweep.features]}"
+        inputs = {
+            "frames": "frames",
+            "live": "features that are computed during training",
+            "finetune": "an upstream that is fine-tuned",
+        }
+        return f"no per-layer probes of {sweep.task.name}: its head reads {inputs[sweep.features]}"
     if sweep.card.summary_layers < 2:
         return f"no per-layer probes of {sweep.card.name} on {sweep.task.name}: the upstream has one layer"
     return ""
 
 
-def _fitting(task: Task, head: HeadCard) -> Task:
-    """The task with its metric settled; raises UserError for a metric or head option that its head does not know."""
+def _with_metric(task: Task, head: HeadCard) -> Task:
+    """Return the task with its metric, by default the head's first. Raises UserError for unknown metrics or options."""
     metric = task.metric or next(iter(head.metrics))
     if metric not in head.metrics:
         raise UserError(
-            f"task {task.name!r}: {unknown('metric', metric, head.metrics)} ({task.head} reports:"
+            f"task {task.name!r}: {unknown_name('metric', metric, head.metrics)} ({task.head} reports:"
             f" {', '.join(head.metrics)})"
         )
     for option in task.head_args:
         if option not in head.options:
             raise UserError(
-                f"task {task.name!r}: {unknown('head option', option, head.options)} ({task.head} takes:"
+                f"task {task.name!r}: {unknown_name('head option', option, head.options)} ({task.head} takes:"
                 f" {', '.join(head.options) or 'none'})"
             )
     return task.model_copy(update={"metric": metric})
 
 
 def with_jobs(sweep: Sweep, setup: Setup, points: Iterable[GridPoint] | None = None) -> Sweep:
-    """The sweep with its features settled and its grid filled in. points: those of other jobs than the grid's."""
+    """Return the sweep with its features, group and jobs. points: one per job, by default those of the task's grid."""
     task, features = sweep.task, _features(sweep, setup)
-    group = digest([PROTOCOL, fixed(task), list(sweep.card.identity.values()), features, sweep.content, sweep.fold])
-    jobs = tuple(_job(group, *point) for point in (grid(sweep) if points is None else points))
+    group = digest(
+        [PROTOCOL, fixed_settings(task), list(sweep.card.identity.values()), features, sweep.content, sweep.fold]
+    )
+    jobs = tuple(_job(group, *point) for point in (grid_points(sweep) if points is None else points))
     return sweep._replace(features=features, group=group[:16], jobs=jobs)
 
 
-def grid(sweep: Sweep) -> list[GridPoint]:
-    """Learning rates × seeds of a head that is trained."""
+def grid_points(sweep: Sweep) -> list[GridPoint]:
+    """Return the points of all learning rates and seeds of a trained head, or the one point of an untrained head."""
     task = sweep.task
     return [(lr, seed, None) for lr in task.lr for seed in task.seeds] if sweep.head.trained else [(None, 0, None)]
 
 
 def _job(group: str, lr: float | None, seed: int, layer: int | None) -> Job:
-    # Without a layer the id is what it was before there were layers.
+    # A job without a layer leaves it out, so that its id is the same as before jobs had layers.
     return Job(digest([group, lr, seed] if layer is None else [group, lr, seed, layer])[:16], lr, seed, layer)
 
 
-def fixed(task: Task) -> dict[str, Any]:
-    """A task without its grid: what all its jobs share."""
+def fixed_settings(task: Task) -> dict[str, Any]:
+    """Return the settings of a task that all its jobs share."""
     content = task.model_dump(mode="json")
     left_out = {"lr", "seeds", "features"}
-    if task.train_hours is None:  # a later key, without which jobs are what they were before it
+    if task.train_hours is None:  # left out, so that ids are the same as before tasks had this key
         left_out.add("train_hours")
     return {key: value for key, value in content.items() if key not in left_out}
 
 
 def _features(sweep: Sweep, setup: Setup) -> str:
-    """How the head is fed: "auto" settled."""
-    asked = sweep.task.features
-    if asked == "summary" and sweep.head.view != "summary":
+    """Return the kind of features of a sweep: "summary", "frames", "live" or "finetune", which replaces "auto".
+
+    Raises UserError where the head or the upstream cannot use the features of the task.
+    """
+    features = sweep.task.features
+    if features == "summary" and sweep.head.view != "summary":
         raise UserError(
             f"task {sweep.task.name!r}: head {sweep.task.head!r} needs frames, not 'features: summary'; use frames,"
             " live or auto"
         )
-    if asked == "finetune" and (not sweep.card.parameters or not sweep.head.trained):
-        why = "has no weights" if not sweep.card.parameters else f"cannot be trained through {sweep.task.head!r}"
+    if features == "finetune" and (not sweep.card.parameters or not sweep.head.trained):
+        reason = "has no weights" if not sweep.card.parameters else f"cannot be trained through {sweep.task.head!r}"
         raise UserError(
-            f"task {sweep.task.name!r}: upstream {sweep.card.name!r} {why}, so 'features: finetune' does not apply;"
+            f"task {sweep.task.name!r}: upstream {sweep.card.name!r} {reason}, so 'features: finetune' does not apply;"
             " leave it out"
         )
-    if asked != "auto":
-        return asked
+    if features != "auto":
+        return features
     if sweep.head.view == "summary":
         return "summary"
-    from benchmark.features.store import size
+    from benchmark.features.extraction import extraction_bytes
 
-    return "frames" if size(extraction(sweep.card, "frames", sweep.clips)) <= setup.budget * 1e9 else "live"
+    return (
+        "frames"
+        if extraction_bytes(make_extraction(sweep.card, "frames", sweep.clips)) <= setup.budget * 1e9
+        else "live"
+    )
 
 
-def contents(selection: Selection) -> dict[str, str]:
-    """Digests of its audio, labels and trials, each by the ids of its clips: to tell which of them is another."""
-    clips = {split: sorted(some, key=lambda clip: clip.id) for split, some in selection.clips.items()}
+def content_digests(selection: Selection) -> dict[str, str]:
+    """Return digests of a selection's audio, labels and trials, which show where two selections differ."""
+    by_split = {split: sorted(clips, key=lambda clip: clip.id) for split, clips in selection.clips.items()}
     return {
-        "audio": digest({split: [[clip.id, clip.digest] for clip in some] for split, some in clips.items()})[:32],
-        "labels": digest({split: [[clip.id, clip.labels] for clip in some] for split, some in clips.items()})[:32],
+        "audio": digest({split: [[clip.id, clip.digest] for clip in clips] for split, clips in by_split.items()})[:32],
+        "labels": digest({split: [[clip.id, clip.labels] for clip in clips] for split, clips in by_split.items()})[:32],
         "trials": digest(selection.trials)[:32],
     }
 
 
 def extraction_of(sweep: Sweep) -> Extraction | None:
-    """The features a sweep reads from disk, if any."""
-    return extraction(sweep.card, sweep.features, sweep.clips) if sweep.features in ("summary", "frames") else None
+    """Return the extraction of the features that a sweep reads from disk, None if it reads none."""
+    return make_extraction(sweep.card, sweep.features, sweep.clips) if sweep.features in ("summary", "frames") else None
 
 
-def extractions(sweeps: Iterable[Sweep]) -> list[Extraction]:
-    """Those that the sweeps share, each once."""
-    every = (extraction_of(sweep) for sweep in sweeps)
-    return list({each.key: each for each in every if each}.values())
+def distinct_extractions(sweeps: Iterable[Sweep]) -> list[Extraction]:
+    """Return the extractions of all sweeps, without duplicates."""
+    extractions = (extraction_of(sweep) for sweep in sweeps)
+    return list({extraction.key: extraction for extraction in extractions if extraction}.values())
 
 
-def prepare_all(tasks: Iterable[Task], setup: Setup, engine: Engine = in_process) -> dict[str, Manifest]:
-    """The manifest of every corpus the tasks need."""
+def prepare_manifests(tasks: Iterable[Task], setup: Setup, engine: Engine = in_process) -> dict[str, Manifest]:
+    """Return the manifest of each corpus of the tasks by name."""
     names = dict.fromkeys(task.corpus for task in tasks)
-    return {name: prepare(name, setup.home, dict(setup.data), engine) for name in names}
+    return {name: prepare_manifest(name, setup.home, dict(setup.data), engine) for name in names}

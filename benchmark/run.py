@@ -12,23 +12,32 @@ from typing import Any, NamedTuple
 
 from benchmark.data.clusters import clusters_of, with_clusters
 from benchmark.engines.local import progress
-from benchmark.environment import commit, device_name, installed, machine
-from benchmark.errors import Failure, UserError, failure
+from benchmark.environment import commit, device_name, machine_facts, package_versions
+from benchmark.errors import Failure, UserError, as_failure
 from benchmark.features.datasets import AudioSet, FeatureSet
 from benchmark.features.descriptions import describe
-from benchmark.features.encoding import upstream_of
-from benchmark.features.store import extract
-from benchmark.plan import PROTOCOL, contents, expand, extraction_of, extractions, fixed, prepare_all, unprobed
+from benchmark.features.encoding import load_upstream
+from benchmark.features.store import extract_features
+from benchmark.plan import (
+    PROTOCOL,
+    content_digests,
+    distinct_extractions,
+    extraction_of,
+    fixed_settings,
+    make_sweeps,
+    prepare_manifests,
+    why_not_probed,
+)
 from benchmark.records import Record, Results
 from benchmark.tables.leaderboard import Table, leaderboard
 from benchmark.tasks import Task
 from benchmark.values import SPLITS, Card, Engine, Extraction, Job, Manifest, Setup, Sweep
 
-UNUSABLE = "training texts longer than their frames"  # skipped by training, whatever was asked for
+UNUSABLE = "training texts longer than their frames"  # always left out of training
 
 
 class Plan(NamedTuple):
-    """Everything the run was asked for. failures: upstreams that could not be loaded."""
+    """All sweeps of a run. failures: upstreams that could not be loaded. manifests: by corpus."""
 
     sweeps: list[Sweep]
     failures: list[Failure]
@@ -36,7 +45,7 @@ class Plan(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run left: the table of its jobs, the records behind it, and what failed."""
+    """The result of a run: the table of its jobs, their records, the failures and the number of heads trained."""
 
     table: Table
     records: list[Record]
@@ -45,43 +54,43 @@ class Outcome(NamedTuple):
 
 
 def plan(tasks: Sequence[Task], names: Iterable[str], setup: Setup, engine: Engine) -> Plan:
-    """Load each upstream once, look over each corpus once, and list the sweeps.
+    """Load each upstream once, prepare the manifest of each corpus, and list the sweeps.
 
-    Raises UserError for an upstream that is misnamed or has a bad checkpoint: better now than after a night's run.
+    Raises UserError for an upstream that is misnamed or has a bad checkpoint: it is raised before anything is computed.
     """
     described = [_describe(name, setup) for name in dict.fromkeys(names)]
-    cards = [each for each in described if isinstance(each, Card)]
-    failures = [each for each in described if isinstance(each, Failure)]
-    for failed in failures:
-        if failed.users:
-            raise UserError(failed.message)
-    manifests = prepare_all(tasks, setup, engine)
-    return Plan(expand(tasks, cards, manifests, setup), failures, manifests)
+    cards = [card for card in described if isinstance(card, Card)]
+    failures = [failure for failure in described if isinstance(failure, Failure)]
+    for failure in failures:
+        if failure.users:
+            raise UserError(failure.message)
+    manifests = prepare_manifests(tasks, setup, engine)
+    return Plan(make_sweeps(tasks, cards, manifests, setup), failures, manifests)
 
 
 def run(
     tasks: Sequence[Task], names: Iterable[str], setup: Setup, engine: Engine, tell: Callable[[str], object] = str
 ) -> Outcome:
-    """Do what is not done yet, and make the table of all that was asked for; `tell` hears how much that is."""
+    """Run the jobs that have no record yet, and return the table of all jobs; `tell` receives progress messages."""
     results = Results(setup.results)
     results.prepare()
     sweeps, unloaded, manifests = plan(tasks, names, setup, engine)
-    failures = [_unloaded(failed, tasks, results) for failed in unloaded]
+    failures = [_unloaded(failure, tasks, results) for failure in unloaded]
     todo = [rest for sweep in sweeps if (rest := remaining(sweep, results)).jobs]
-    jobs, left = (sum(len(sweep.jobs) for sweep in some) for some in (sweeps, todo))
+    jobs, left = (sum(len(sweep.jobs) for sweep in group) for group in (sweeps, todo))
     tell(f"{jobs} jobs, {jobs - left} done already, {left} to do")
     for sentence in without_probes(sweeps, setup):
         tell(sentence)
     for sweep in todo:
         results.forget(sweep.task.name, sweep.card.name)
-    broken = extract(extractions(todo), setup, engine)
+    broken = extract_features(distinct_extractions(todo), setup, engine)
     ready = [sweep for sweep in todo if not _broken(sweep, broken)]
-    ready.sort(key=work_of, reverse=True)  # the long ones first, so that no worker is left alone with one at the end
+    ready.sort(key=work_of, reverse=True)  # the longest first, so that no worker is left alone with one at the end
     failures += [_note(sweep, failed, results) for sweep in todo if (failed := _broken(sweep, broken))]
     corpora = {name: manifest.digest for name, manifest in manifests.items()}
     stage = partial(train_stage, setup=setup, corpora=corpora, code=commit() if ready else "")
     ended = engine(stage, ready, "train heads", work_of)
-    failures += [failed for failed in ended if failed]
+    failures += [failure for failure in ended if failure]
     keys = [(sweep.task.name, sweep.card.name, job.id) for sweep in sweeps for job in sweep.jobs]
     records = results.read(keys)
     trained = sum(len(sweep.jobs) for sweep, failed in zip(ready, ended, strict=True) if not failed)
@@ -89,18 +98,18 @@ def run(
 
 
 def without_probes(sweeps: Iterable[Sweep], setup: Setup) -> list[str]:
-    """A sentence for each task whose layers should be probed one by one and cannot."""
-    return list(dict.fromkeys(filter(None, map(unprobed, sweeps)))) if setup.per_layer else []
+    """A sentence for each task whose layers were to be probed one by one but cannot be."""
+    return list(dict.fromkeys(filter(None, map(why_not_probed, sweeps)))) if setup.per_layer else []
 
 
 def remaining(sweep: Sweep, results: Results) -> Sweep:
-    """The sweep with only those jobs that have no record yet."""
+    """The sweep with only the jobs that have no record yet."""
     jobs = [job for job in sweep.jobs if not results.has(sweep.task.name, sweep.card.name, job.id)]
     return sweep._replace(jobs=tuple(jobs))
 
 
 def work_of(sweep: Sweep) -> float:
-    """How long a sweep takes, roughly: for the progress bar and the order of work."""
+    """Rough seconds that a sweep takes, for the progress bar and the order of work."""
     audio = sum(clip.seconds for clip in sweep.selection.clips["train"])
     if sweep.features == "summary":
         return 0.02 * len(sweep.selection.clips["train"]) * (sweep.task.epochs if sweep.head.trained else 1)
@@ -111,7 +120,7 @@ def _describe(name: str, setup: Setup) -> Card | Failure:
     try:
         return describe(name, setup)
     except Exception as error:
-        return failure(name, error)
+        return as_failure(name, error)
 
 
 def _broken(sweep: Sweep, broken: dict[str, Failure]) -> Failure | None:
@@ -120,24 +129,24 @@ def _broken(sweep: Sweep, broken: dict[str, Failure]) -> Failure | None:
 
 
 def _unloaded(failed: Failure, tasks: Iterable[Task], results: Results) -> Failure:
-    """The failure of an upstream that cannot be described, told beside where its records would be."""
+    """Write the failure of an upstream that cannot be loaded beside where its records would be."""
     paths = [results.fail(task.name, failed.where, ["upstream"], failed.trace)[0] for task in tasks]
     return failed._replace(path=paths[0])
 
 
 def _note(sweep: Sweep, failed: Failure, results: Results) -> Failure:
-    """The failure of a sweep, told beside where its records would be."""
+    """Write the failure of a sweep beside where its records would be."""
     text = failed.trace or failed.message + "\n"
     paths = results.fail(sweep.task.name, sweep.card.name, [job.id for job in sweep.jobs], text)
     return failed._replace(where=f"{sweep.card.name} on {sweep.task.name}", path=paths[0])
 
 
 def train_stage(sweep: Sweep, setup: Setup, corpora: dict[str, str], code: str) -> Failure | None:
-    """As `train`; gives what went wrong, so that others go on."""
+    """Train a sweep as `train` does, but return a failure instead of raising it, so that other sweeps continue."""
     try:
         train(sweep, setup, corpora[sweep.task.corpus], code)
     except Exception as error:
-        return _note(sweep, failure("", error), Results(setup.results))
+        return _note(sweep, as_failure("", error), Results(setup.results))
     return None
 
 
@@ -157,22 +166,22 @@ def train(sweep: Sweep, setup: Setup, corpus: str, code: str) -> None:
 
 def _train(sweep: Sweep, setup: Setup, facts: dict[str, Any]) -> None:
     from downstreams import HEADS
-    from downstreams.train import Setting, TrainingOptions, fit, predict
+    from downstreams.train import Setting, TrainingOptions, fit_heads, predict
 
     task, head = sweep.task, HEADS[sweep.task.head]
     stored = extraction_of(sweep)
     sets = {split: _data(sweep, split, stored, setup) for split in SPLITS}
     references = {split: _references(sweep, split) for split in ("valid", "test")}
-    encoder = None if stored else upstream_of(sweep.card.name, setup.device, setup.precision)
+    encoder = None if stored else load_upstream(sweep.card.name, setup.device, setup.precision)
     began = time.monotonic()
-    fitted = fit(
+    fitted = fit_heads(
         build=partial(head, *_feature_shape(sweep), sets["train"].targets, **task.head_args),
         settings=[Setting(job.lr or 0.0, job.seed, job.layer) for job in sweep.jobs],
         train=sets["train"],
         valid=sets["valid"],
         references=references["valid"],
         metric=task.metric or "",
-        recipe=TrainingOptions(
+        options=TrainingOptions(
             epochs=task.epochs, optimizer=task.optimizer, weight_decay=task.weight_decay, clip=task.clip,
             patience=task.patience, encoder_lr=task.encoder_lr,
         ),
@@ -217,7 +226,7 @@ def _data(sweep: Sweep, split: str, stored: Extraction | None, setup: Setup) -> 
 
 
 def _references(sweep: Sweep, split: str) -> Any:
-    """What `Head.score` is given: labels by id, or trials."""
+    """The references for `Head.score`: labels by id, or trials."""
     if sweep.head.judged_on == "labels":
         return sweep.selection.targets(split, sweep.task.target)
     from downstreams.base import Trial
@@ -232,20 +241,20 @@ def _feature_shape(sweep: Sweep) -> tuple[int, int]:
 
 
 def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the records of a sweep have in common. facts: those that neither sweep nor setup tells."""
+    """The fields that all records of a sweep share. facts: those that neither the sweep nor the setup holds."""
     metric = sweep.task.metric or ""
     return facts | {
         "group": sweep.group,
         "protocol": PROTOCOL,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "task": fixed(sweep.task),
+        "task": fixed_settings(sweep.task),
         "upstream": sweep.card.identity,
         "features": sweep.features,
         "fold": sweep.fold,
         "metric": metric,
         "higher": sweep.head.metrics[metric],
         "selection": sweep.content,
-        "contents": contents(sweep.selection),
+        "contents": content_digests(sweep.selection),
         "clips": {split: len(clips) for split, clips in sweep.selection.clips.items()},
         "trials": {split: len(trials) for split, trials in sweep.selection.trials.items()},
         "limit": sweep.limit,
@@ -253,15 +262,15 @@ def _shared(sweep: Sweep, seconds: dict[str, float], setup: Setup, facts: dict[s
         "cost": sweep.card.cost,
         "origin": sweep.card.origin,
         "device": device_name(setup.device),
-        "versions": installed(),
+        "versions": package_versions(),
         "beside": [job.point for job in sweep.jobs],
         "skip_bad": setup.skip_bad,
-        "machine": machine(setup.device),
+        "machine": machine_facts(setup.device),
     }
 
 
 def _record(job: Job, result: Any, scores: dict[str, float], skipped: dict[str, int], shared: dict[str, Any]) -> Record:
-    """result: what `fit` gave; scores: of test; shared: see `_shared`."""
+    """The record of a job. result: of `fit_heads`; scores: on test; shared: fields from `_shared`."""
     unusable = {UNUSABLE: result.unusable} if result.unusable else {}
     return Record(
         id=job.id,

@@ -1,4 +1,4 @@
-"""Tasks: what is asked of an upstream, read from YAML and checked key by key."""
+"""Tasks and suites, read from YAML and validated key by key."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, unknown_name
 
 HERE = Path(__file__).parent
 FeatureMode = Literal["auto", "summary", "frames", "live", "finetune"]
 
 
 class NumberLoader(yaml.SafeLoader):
-    """YAML 1.1 that also takes 1e-4 for a number, as YAML 1.2 does, not only 1.0e-4."""
+    """A YAML 1.1 loader that also reads 1e-4 as a number, as YAML 1.2 does, and not only 1.0e-4."""
 
 
 NumberLoader.add_implicit_resolver(
@@ -30,13 +30,13 @@ NumberLoader.add_implicit_resolver(
 class Task(BaseModel):
     """One column of the leaderboard.
 
-    corpus, target: whose labels of which name. head, head_args: what learns them. metric: the head's first by default.
-    lr, seeds: the grid; each pair is one job. folds: a label (such as "session") whose values take turns as test split,
-    the next value in order being the validation split. train_hours: of audio to learn from, a subset that is the same
-    for all jobs; None: all there is. batch: clips. disjoint: a label, or several, whose values must not occur in two
-    splits, null where the corpus's own protocol shares them.
-    features: how the head is fed; "auto" takes summaries where the head can, else stored frames if they fit the
-    budget, else the upstream live; "finetune" trains the upstream too.
+    corpus, target: the corpus, and the kind of its labels to predict. head, head_args: the downstream model. metric: by
+    default the first one of the head. lr, seeds: the grid; each pair is one job. folds: a label (such as "session")
+    whose values take turns as test split; the next value in order is the validation split. train_hours: hours of
+    training audio, the same subset for all jobs; None: all of it. batch: clips. disjoint: a label, or several, whose
+    values must not occur in two splits; null where the corpus's own protocol shares them.
+    features: the input of the head; "auto" selects summaries where the head accepts them, else stored frames if they
+    fit the budget, else the upstream run live; "finetune" trains the upstream too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,7 +78,7 @@ class Task(BaseModel):
     @field_validator("disjoint")
     @classmethod
     def _disjoint(cls, labels: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        """A list of one is that one, so that a task asked for either way is the same."""
+        """Replace a list of one label by this label, so that both ways of writing it give the same task."""
         if not isinstance(labels, tuple):
             return labels
         names = tuple(sorted(set(labels)))
@@ -86,13 +86,13 @@ class Task(BaseModel):
 
     @property
     def apart(self) -> tuple[str, ...]:
-        """The labels of `disjoint`, without the target, which splits must share."""
+        """The labels of `disjoint` without the target, whose values the splits must share."""
         names = self.disjoint if isinstance(self.disjoint, tuple) else (self.disjoint,)
         return tuple(name for name in names if name and name != self.target)
 
 
 class Protocol(BaseModel):
-    """A tasks.yaml: tasks by name, and suites of them."""
+    """The content of a protocol file such as tasks.yaml: tasks by name, and suites of tasks."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -100,38 +100,41 @@ class Protocol(BaseModel):
     suites: dict[str, tuple[str, ...]]
 
     def choose(self, names: Iterable[str], suites: Iterable[str]) -> list[Task]:
-        """The named tasks and those of the named suites, each once, in the order given."""
+        """Return the tasks of the named suites and the named tasks, each once, in the given order.
+
+        Raises UserError for an unknown name.
+        """
         wanted = [name for suite in suites for name in self._suite(suite)] + list(names)
         for name in wanted:
             if name not in self.tasks:
-                raise unknown("task", name, self.tasks, "bench list tasks")
+                raise unknown_name("task", name, self.tasks, "bench list tasks")
         return [self.tasks[name] for name in dict.fromkeys(wanted)]
 
     def _suite(self, name: str) -> tuple[str, ...]:
         if name not in self.suites:
-            raise unknown("suite", name, self.suites, "bench list suites")
+            raise unknown_name("suite", name, self.suites, "bench list suites")
         return self.suites[name]
 
 
-def built_in() -> Path:
-    """tasks.yaml, inside the installed package or at the top of a checkout."""
+def built_in_tasks_path() -> Path:
+    """Return the path of tasks.yaml, inside the installed package or at the top of a checkout."""
     inside = HERE / "tasks.yaml"
     return inside if inside.exists() else HERE.parent / "tasks.yaml"
 
 
 @cache
 def load_tasks(path: Path | None = None) -> Protocol:
-    """Read a protocol file (the built-in one by default); raises UserError naming file, task and key."""
-    path = path or built_in()
+    """Read a protocol file, by default the built-in one; raise UserError that names file, task and key."""
+    path = path or built_in_tasks_path()
     content = _parse(path)
     for key in set(content) - {"tasks", "suites"}:
-        raise UserError(f"{path}: {unknown('section', key, ['tasks', 'suites'])}")
+        raise UserError(f"{path}: {unknown_name('section', key, ['tasks', 'suites'])}")
     tasks = {name: _task(path, name, fields) for name, fields in _mapping(path, content, "tasks").items()}
     suites = {name: _members(path, name, listed) for name, listed in _mapping(path, content, "suites").items()}
     for suite, members in suites.items():
         for member in members:
             if member not in tasks:
-                raise UserError(f"{path}: suite {suite!r}: {unknown('task', member, tasks)}")
+                raise UserError(f"{path}: suite {suite!r}: {unknown_name('task', member, tasks)}")
     return Protocol(tasks=tasks, suites=suites)
 
 
@@ -143,9 +146,9 @@ def _parse(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        raise UserError(f"{path} is not valid YAML{line}; see tasks.yaml for the form") from error
+        raise UserError(f"{path} is not valid YAML{line}; see tasks.yaml for an example") from error
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds no 'tasks:' section; see tasks.yaml for the form")
+        raise UserError(f"{path} has no 'tasks:' section; see tasks.yaml for the form")
     return dict(content)
 
 
@@ -170,7 +173,7 @@ def _task(path: Path, name: str, fields: Any) -> Task:
     known = [key for key in Task.model_fields if key != "name"]
     for key in fields:
         if key not in known:
-            raise UserError(f"{path}: task {name!r}: {unknown('key', str(key), known)}")
+            raise UserError(f"{path}: task {name!r}: {unknown_name('key', str(key), known)}")
     try:
         return Task(name=name, **fields)
     except ValidationError as error:

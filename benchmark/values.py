@@ -1,6 +1,6 @@
-"""Plain values that every stage exchanges: clips, trials, selections, cards, extractions, jobs and sweeps.
+"""Plain values that the stages exchange: clips, trials, selections, cards, extractions, jobs and sweeps.
 
-Nothing here acts: no audio is read, no file is opened, nothing is computed but digests and counts of what is held.
+The code in this module reads no files and computes only digests and counts of these values.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from benchmark.files import digest
 from benchmark.tasks import Task
 
 X = TypeVar("X")
-
-
 Y = TypeVar("Y")
 
 
 class Engine(Protocol):
-    """Maps a module-level function over small picklable items, in order."""
+    """Calls a module-level function on each of many small picklable items, and returns the results in order.
+
+    title: shown with the progress, "" for no progress. weight: relative duration of an item.
+    """
 
     def __call__(
         self, function: Callable[[X], Y], items: Iterable[X], title: str = "", weight: Callable[[X], float] = ...
     ) -> list[Y]: ...
 
 
-def equal(item: Any) -> float:
-    """The weight of items that take equally long."""
+def equal_weight(item: Any) -> float:
+    """Return 1.0, the weight of items that all take equally long."""
     return 1.0
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """A labelled stretch of audio.
+    """A labelled stretch of an audio file.
 
     id: unique in its corpus. audio: the file. split: "train", "valid", "test", or another name that no task reads.
-    labels: task target -> label; several labels of one target are joined by "|".
-    start, duration: seconds; a duration of None reaches to the end of the file.
+    labels: label by the target of a task; several labels of one target are joined by "|".
+    start, duration: seconds; a duration of None extends to the end of the file.
     """
 
     id: str
@@ -49,8 +50,8 @@ class Utterance:
     duration: float | None = None
 
 
-class Trial(NamedTuple):
-    """Whether one speaker said both utterances, a question of the split's trial list."""
+class SplitTrial(NamedTuple):
+    """A verification trial of a split: two utterance ids, and whether one speaker said both (`target`)."""
 
     split: str
     enroll: str
@@ -59,7 +60,7 @@ class Trial(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Samples [first, first + samples) of a file with `rate` samples a second."""
+    """Samples [first, first + samples) of an audio file with `rate` samples per second."""
 
     audio: str
     first: int
@@ -68,10 +69,10 @@ class Stretch(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """An utterance that was looked over.
+    """An utterance whose audio file was inspected.
 
-    digest: of its file's bytes and of where in it the stretch lies. problem: why it cannot be used, or "".
-    content: digest of what its whole file sounds like, see `audio.Inspection`: it tells copies, and is part of no key.
+    digest: digest of the file's bytes and of the position of the stretch. problem: why it cannot be used, or "".
+    content: digest of the audio of the whole file, see `audio.Inspection`. It identifies copies, and no key uses it.
     """
 
     id: str
@@ -84,49 +85,50 @@ class Clip(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """The length in seconds, 0 if the audio could not be read."""
         return self.stretch.samples / self.stretch.rate if self.stretch.rate else 0.0
 
 
 class Manifest(NamedTuple):
-    """A corpus as plain values. digest: of everything but the paths, so a moved corpus is the same corpus."""
+    """A corpus as plain values. digest: of everything except paths, so it does not change if the corpus is moved."""
 
     corpus: str
     digest: str
     clips: list[Clip]
-    trials: list[Trial]
+    trials: list[SplitTrial]
 
 
 SPLITS = ("train", "valid", "test")
 
 
 class Selection(NamedTuple):
-    """Clips by split in a fixed order, the trials of each split, and what was left out, by reason."""
+    """The clips of a task by split in a fixed order, its trials by split, and the numbers left out by reason."""
 
     clips: dict[str, list[Clip]]
-    trials: dict[str, list[Trial]]
+    trials: dict[str, list[SplitTrial]]
     skipped: dict[str, int]
 
     @property
     def digest(self) -> str:
-        """Of ids, labels, audio and trials: of everything that can change a score."""
+        """The digest of ids, labels, audio and trials, which are all that can change a score."""
         clips = {split: [[clip.id, clip.labels, clip.digest] for clip in clips] for split, clips in self.clips.items()}
         return digest([clips, self.trials])
 
     def targets(self, split: str, target: str) -> dict[str, str]:
-        """Label by id."""
+        """Return the label of `target` by id, for the clips of a split."""
         return {clip.id: clip.labels[target] for clip in self.clips[split]}
 
 
-GridPoint = tuple[float | None, int, int | None]  # of a grid: learning rate, seed, layer
+GridPoint = tuple[float | None, int, int | None]  # learning rate, seed, layer
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Where a run reads and writes, and how it computes.
+    """The folders of a run and the options of its computation.
 
-    home: disposable files. results: precious ones. data: corpus -> folder. budget: GB for one store of frames.
-    per_layer: each layer is probed alone too.
+    home: folder of files that can be computed again. results: folder of records. data: corpora and their folders.
+    budget: largest size of one store of frames, GB. limit: most clips per split. skip_bad: leave out bad clips and
+    trials instead of stopping. per_layer: probe each layer alone too.
     """
 
     home: Path
@@ -141,10 +143,11 @@ class Setup:
 
 
 class Card(NamedTuple):
-    """An upstream in plain values: enough to plan with, and to tell whether features on disk are its own.
+    """The properties of an upstream that are needed for planning, and for checking that features on disk are its own.
 
-    name: the reference it was asked for by. hop, window: samples. parameters: number of weights. cost: of encoding, see
-    `cards.cost_of`. origin: SHA-256 of each file that it came from by name, and the "revision" of a hub's.
+    name: the reference with which the user named it. hop, window: samples. parameters: number of weights. cost: cost of
+    encoding, see `cost_of` in features/descriptions.py. origin: SHA-256 of each of its files by name, and the
+    "revision" of files from a hub.
     """
 
     name: str
@@ -163,16 +166,16 @@ class Card(NamedTuple):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What features, and so the ids of jobs, depend on; cost and origin are facts beside it."""
+        """The fields on which features, and so the ids of jobs, depend: all except cost and origin."""
         return {name: value for name, value in self._asdict().items() if name not in ("cost", "origin")}
 
     def frames(self, samples: int) -> int:
-        """Frames of a clip of so many samples."""
+        """Return the number of frames of a clip with this number of samples."""
         return max(0, samples - self.window) // self.hop + 1
 
 
 class HeadCard(NamedTuple):
-    """What planning needs to know of a head. options: what `head_args` may hold."""
+    """The properties of a head that are needed for planning, see `Head`. options: the keys allowed in `head_args`."""
 
     view: str
     judged_on: str
@@ -183,7 +186,7 @@ class HeadCard(NamedTuple):
 
 
 class Extraction(NamedTuple):
-    """Features of some clips of a corpus by one upstream, shared by all jobs that can use them. key: cache address."""
+    """The features that one upstream computes for a set of clips, for all jobs that use them. key: cache address."""
 
     card: Card
     view: str
@@ -192,7 +195,10 @@ class Extraction(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One head trained once. id: hash of everything that can change its result. layer: the only one it is fed."""
+    """One training of one head.
+
+    id: hash of everything that can change its result. layer: the single layer that it uses, None for the layer sum.
+    """
 
     id: str
     lr: float | None
@@ -201,14 +207,15 @@ class Job(NamedTuple):
 
     @property
     def point(self) -> GridPoint:
-        """Where in the grid it is."""
+        """Learning rate, seed and layer of the job."""
         return self.lr, self.seed, self.layer
 
 
 class Sweep(NamedTuple):
-    """The jobs that share task, upstream and fold, and so train side by side; those of single layers by themselves.
+    """The jobs with one task, upstream and fold, which train together; jobs of single layers are a sweep of their own.
 
-    content: digest of the selection. limit: clips per split, if it cut any.
+    group: hash of what the jobs have in common. content: digest of the selection. limit: most clips per split, None if
+    no clips were left out because of it.
     """
 
     task: Task
@@ -224,10 +231,10 @@ class Sweep(NamedTuple):
 
     @property
     def clips(self) -> tuple[Clip, ...]:
-        """Every clip of every split once, in order of id."""
+        """All clips of all splits without duplicates, in the order of their ids."""
         return tuple(sorted({clip.id: clip for split in SPLITS for clip in self.selection.clips[split]}.values()))
 
     @property
     def by_layer(self) -> bool:
-        """Whether its jobs are fed one layer each."""
+        """Whether each of its jobs uses a single layer."""
         return any(job.layer is not None for job in self.jobs)

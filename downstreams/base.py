@@ -1,4 +1,4 @@
-"""The contract of a head: features in, predictions and scores out."""
+"""The interface of a head, which turns features into predictions and scores them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-
-class HeadError(ValueError):
-    """Something about labels, options or features that the user must change; the message is one sentence for them."""
+from downstreams.errors import HeadError
 
 
 class Batch(NamedTuple):
-    """A few clips as a head is fed them.
+    """A batch of clips as the input of a head.
 
     ids: B utterance ids.
     inputs: (B, L, D) summaries, (B, T, L, D) frames, or (B, S) waveforms where an encoder runs first.
@@ -31,7 +29,7 @@ class Batch(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """Two utterances by id, and whether one speaker said both."""
+    """A verification trial: two utterance ids, and whether both utterances are of one speaker (`target`)."""
 
     enroll: str
     test: str
@@ -39,14 +37,14 @@ class Trial(NamedTuple):
 
 
 class LayerSum(nn.Module):
-    """Weighted sum over layers with softmax weights that start uniform (Yang et al., 2021)."""
+    """A weighted sum over layers; its softmax weights are uniform at the start (Yang et al., 2021)."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(layers))
 
     def use(self, layer: int) -> None:
-        """Give all weight to one layer for good; raises HeadError where there is no such layer."""
+        """Fix the weights at 1 for this layer and 0 for all others. Raises HeadError where there is no such layer."""
         if not 0 <= layer < len(self.logits):
             raise HeadError(f"layer must be between 0 and {len(self.logits) - 1}, not {layer}")
         self.requires_grad_(False)
@@ -54,71 +52,71 @@ class LayerSum(nn.Module):
 
     @property
     def weights(self) -> Tensor:
-        """(L,), summing to one."""
+        """The layer weights (L,), which sum to one."""
         return self.logits.softmax(0)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(..., L, D) to (..., D)."""
+        """Map (..., L, D) to (..., D)."""
         if features.shape[-2] == 1:
             return features.squeeze(-2)
         if features.dim() <= 3:
             return torch.tensordot(self.weights, features, dims=([0], [features.dim() - 2]))
-        # One small product per frame: on frames several times faster, forward and backward, than einsum or tensordot.
+        # On frames, one small product per frame is several times faster than einsum or tensordot in both passes.
         flat = features.flatten(0, -3)
         return torch.bmm(self.weights.expand(len(flat), 1, -1), flat).view(*features.shape[:-2], -1)
 
 
-def valid(lengths: Tensor, size: int) -> Tensor:
-    """Mask (B, size), True before each clip's length."""
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """Return a mask (B, size), True for the positions before each clip's length."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
 
 def lengths_of(frames: Tensor, lengths: Tensor | None) -> Tensor:
-    """The lengths (B,) given, or those of (B, T, ...) without padding."""
+    """Return `lengths` (B,), or T for every clip of frames (B, T, ...) where it is None."""
     return torch.full((len(frames),), frames.shape[1], device=frames.device) if lengths is None else lengths
 
 
 def masked_mean(frames: Tensor, lengths: Tensor) -> Tensor:
-    """Mean (B, ...) over the valid frames of (B, T, ...)."""
-    shares = valid(lengths, frames.shape[1]) / lengths[:, None].to(frames.dtype)
+    """Return the mean (B, ...) over the valid frames of (B, T, ...)."""
+    shares = length_mask(lengths, frames.shape[1]) / lengths[:, None].to(frames.dtype)
     return torch.bmm(shares[:, None], frames.flatten(2)).view(len(frames), *frames.shape[2:])
 
 
-def matched(predictions: Mapping[str, Any], references: Mapping[str, str]) -> list[tuple[str, Any, str]]:
-    """Id, prediction and reference of each clip, in the order of the references.
+def match_references(predictions: Mapping[str, Any], references: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    """Return (id, prediction, reference) of each clip, in the order of the references.
 
-    Raises HeadError where an id has only one of the two, and where a prediction is not a number at all (NaN).
+    Raises HeadError where an id has only one of the two, and where a prediction is NaN.
     """
-    for name, here, there in (
+    for name, clips, values in (
         ("prediction", references, predictions),
         ("reference", predictions, references),
     ):
-        missing = [key for key in here if key not in there]
+        missing = [key for key in clips if key not in values]
         if missing:
-            raise HeadError(f"no {name} for {len(missing)} of {len(here)} clips, such as {missing[0]!r}")
-    strange = [key for key, value in predictions.items() if isinstance(value, float) and math.isnan(value)]
-    if strange:
-        raise HeadError(f"the predictions for {len(strange)} clips are NaN, such as that for {strange[0]!r}")
+            raise HeadError(f"no {name} for {len(missing)} of {len(clips)} clips, such as {missing[0]!r}")
+    nans = [key for key, value in predictions.items() if isinstance(value, float) and math.isnan(value)]
+    if nans:
+        raise HeadError(f"the predictions for {len(nans)} clips are NaN, such as that for {nans[0]!r}")
     return [(key, predictions[key], reference) for key, reference in references.items()]
 
 
 class Head(nn.Module, ABC):
     """Solves one kind of problem on top of features.
 
-    A head derives its own classes or alphabet from the training targets, so nothing about test labels can leak in.
+    A head derives its classes or alphabet from the training targets alone, so no information about test labels leaks.
     """
 
-    view: ClassVar[Literal["frames", "summary"]]  # what it is fed
+    view: ClassVar[Literal["frames", "summary"]]  # the kind of features it takes
     judged_on: ClassVar[Literal["labels", "trials"]]  # what `score` takes as references
     metrics: ClassVar[Mapping[str, bool]]  # what `score` reports; True = higher is better. The first is the default.
-    closed: ClassVar[bool] = True  # False: labels never seen in training may be asked for (texts)
-    trained: ClassVar[bool] = True  # False: nothing to learn by gradient; `fit` only selects on validation
-    batched: ClassVar[bool] = False  # True: K heads may train as one batched computation under torch.func.vmap
+    closed: ClassVar[bool] = True  # False: evaluation clips may have labels that no training clip has (texts)
+    trained: ClassVar[bool] = True  # False: no training by gradient; `fit_heads` only calls `select`
+    batched: ClassVar[bool] = False  # True: K heads may be trained as one batched computation under torch.func.vmap
     layer_sum: LayerSum
 
     @abstractmethod
     def __init__(self, layers: int, dim: int, targets: Sequence[str], **options: Any) -> None:
-        """layers, dim: L and D of the features fed; targets: label strings of the training clips."""
+        """layers, dim: L and D of the features; targets: label strings of the training clips."""
         super().__init__()
 
     @abstractmethod
@@ -126,38 +124,38 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, targets: Sequence[str]) -> Any:
-        """Label strings as what `loss` takes: a tensor, or a tuple of tensors. Raises HeadError on unknown labels."""
+        """Encode label strings for `loss`, as a tensor or a tuple of tensors. Raises HeadError on unknown labels."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, encoded: Any, lengths: Tensor | None = None) -> Tensor:
-        """Mean loss () of a batch."""
+        """Return the mean loss () of a batch."""
 
     def use(self, layer: int) -> None:
-        """Feed on one layer alone instead of the weighted sum."""
+        """Use one layer alone instead of the weighted sum."""
         self.layer_sum.use(layer)
 
     def unusable(self, encoded: Any, lengths: Tensor | None) -> int:
-        """Clips of a batch that `loss` cannot learn from, such as those too short for their text."""
+        """Return the number of clips in a batch that `loss` ignores, such as clips too short for their text."""
         return 0
 
     def select(self, train: Iterable[Tensor], valid: Mapping[str, Tensor], references: Any) -> None:
-        """Settle an untrained head's choices.
+        """Fit an untrained head: select its layer and compute its statistics.
 
-        train: summaries of the training clips, a few (n, L, D) at a time; valid: (L, D) by utterance id;
-        references: those of validation, as for `score`.
+        train: summaries of the training clips, in batches (n, L, D); valid: summaries (L, D) of the validation clips
+        by utterance id; references: the validation references, as for `score`.
         """
         raise HeadError(f"the {type(self).__name__} head is trained, so it has nothing to select")
 
     @abstractmethod
     def decode(self, outputs: Tensor, lengths: Tensor | None = None) -> list[Any]:
-        """B predictions: JSON values for heads judged on labels, (E,) embeddings for heads judged on trials."""
+        """Return B predictions: JSON values for heads judged on labels, embeddings (E,) for heads judged on trials."""
 
     @classmethod
     @abstractmethod
     def score(cls, predictions: Mapping[str, Any], references: Any) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Scores in percent where the metric is a rate, and one outcome row per utterance or trial.
+        """Return the scores, in percent where the metric is a rate, and one outcome row per utterance or trial.
 
-        Beside those of `metrics` a score may be a count that explains one of them, which ranks nothing.
+        The scores hold all of `metrics`, and may hold counts that explain them and are not ranked.
 
         predictions: by utterance id; references: label strings by utterance id, or a sequence of `Trial`.
         Raises HeadError where ids are missing on either side.

@@ -1,4 +1,4 @@
-"""From the clips of a split to what a head is fed."""
+"""Turn the batches of a split into the inputs of a head."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from downstreams.base import Batch, HeadError, lengths_of, masked_mean
+from downstreams.base import Batch, lengths_of, masked_mean
+from downstreams.errors import HeadError
 
 EncoderModule = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Dataset(Protocol):
-    """Clips of one split, as batches; its length is the number of clips."""
+    """The clips of one split, read in batches; its length is the number of clips."""
 
     @property
     def ids(self) -> Sequence[str]:
-        """Utterance ids, one per clip, none twice."""
+        """Utterance ids, one per clip, without duplicates."""
 
     @property
     def targets(self) -> Sequence[str]:
         """Label strings, one per clip, in the order of `ids`."""
 
     def batches(self, epoch: int | None) -> Iterator[Batch]:
-        """Every clip once: in the order of training epoch 1, 2, ..., or, for None, in that of evaluation."""
+        """Yield every clip once, in the order of training epoch 1, 2, ..., or in evaluation order if epoch is None."""
 
     def __len__(self) -> int: ...
 
 
 class Feed(NamedTuple):
-    """Turns batches into what heads of a view are fed, running the encoder where a batch holds waveforms."""
+    """Turns batches into the inputs of heads with this `view`, and runs the encoder where a batch holds waveforms."""
 
     view: str
     device: torch.device
     encoder: EncoderModule | None
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Finite float features (B, L, D) or (B, T, L, D), and lengths (B,) of the latter."""
+        """Return float features (B, L, D) without lengths, or (B, T, L, D) with lengths (B,).
+
+        Raises HeadError where features are not finite, and where the batch lacks what the view needs.
+        """
         inputs = batch.inputs.to(self.device)
         lengths = None if batch.lengths is None else batch.lengths.to(self.device)
         if inputs.dim() == 2:
@@ -50,7 +54,7 @@ class Feed(NamedTuple):
         if self.view == "frames" and inputs.dim() != 4:
             raise HeadError(f"this head needs frames (B, T, L, D), not summaries {tuple(inputs.shape)}")
         _refuse_non_finite(inputs, batch.ids)
-        # Tensors of an encoder that runs in inference mode may not take part in a backward pass.
+        # Autograd does not accept the output of an encoder that runs in inference mode; it accepts a copy.
         return (inputs.clone() if inputs.is_inference() else inputs), lengths
 
     def _encode(self, waveforms: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -63,27 +67,27 @@ class Feed(NamedTuple):
         return frames, lengths
 
 
-def collect(data: Dataset, function: Callable[[Batch], list[Any]]) -> dict[str, Any]:
-    """What `function` makes of each clip, by id; raises HeadError unless every id comes once."""
-    found: dict[str, Any] = {}
+def collect_by_id(data: Dataset, function: Callable[[Batch], list[Any]]) -> dict[str, Any]:
+    """Return the result of `function` for each clip by id. Raises HeadError unless every id occurs exactly once."""
+    results: dict[str, Any] = {}
     for batch in data.batches(None):
         for key, value in zip(batch.ids, function(batch), strict=True):
-            if key in found:
+            if key in results:
                 raise HeadError(f"utterance id {key!r} occurs twice")
-            found[key] = value
-    missing = [key for key in data.ids if key not in found]
+            results[key] = value
+    missing = [key for key in data.ids if key not in results]
     if missing:
         raise HeadError(f"{len(missing)} of {len(data.ids)} clips are in no batch, such as {missing[0]!r}")
-    return found
+    return results
 
 
-def settled(encoder: EncoderModule | None) -> EncoderModule | None:
-    """The encoder with dropout off, as a frozen one has to be."""
+def in_eval_mode(encoder: EncoderModule | None) -> EncoderModule | None:
+    """Return the encoder in eval mode if it is a module, so that dropout is off."""
     return encoder.eval() if isinstance(encoder, nn.Module) else encoder
 
 
-def moved(encoded: Any, device: torch.device) -> Any:
-    """What `Head.encode` gave, on another device."""
+def targets_on(encoded: Any, device: torch.device) -> Any:
+    """Return the encoded targets of `Head.encode` on another device."""
     if isinstance(encoded, Tensor):
         return encoded.to(device)
     parts = [part.to(device) for part in encoded]
@@ -91,9 +95,9 @@ def moved(encoded: Any, device: torch.device) -> Any:
 
 
 def _refuse_non_finite(features: Tensor, ids: Sequence[str]) -> None:
-    # One sum is much cheaper than a mask of the whole batch, and not finite if any part of it is not.
+    # One sum is much cheaper than a mask over the whole batch, and it is not finite if any value is not finite.
     if torch.isfinite(features.detach().sum()):
         return
-    bad = [key for key, row in zip(ids, features, strict=True) if not torch.isfinite(row).all()]
-    if bad:
-        raise HeadError(f"features of {len(bad)} clips are not finite: {', '.join(bad[:5])}")
+    not_finite = [key for key, row in zip(ids, features, strict=True) if not torch.isfinite(row).all()]
+    if not_finite:
+        raise HeadError(f"features of {len(not_finite)} clips are not finite: {', '.join(not_finite[:5])}")

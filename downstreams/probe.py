@@ -1,4 +1,4 @@
-"""The utterance probe that clip-level heads share: linear in the frames, so it may be fed their time mean."""
+"""The utterance probe that clip-level heads share. It is linear in the frames, so it can use their time mean."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from downstreams.base import Head, HeadError, LayerSum, lengths_of, masked_mean
+from downstreams.base import Head, LayerSum, lengths_of, masked_mean
+from downstreams.errors import HeadError
 
 
 class Probe(Head):
-    """Layer sum, Linear, time mean, Linear, without a nonlinearity (SUPERB; Yang et al., 2021).
+    """SUPERB's utterance probe (Yang et al., 2021): layer sum, Linear, time mean, Linear, without a nonlinearity.
 
-    Every step before the last is linear in the frames and has weights that do not depend on them, so the time mean may
-    be taken first: frames (B, T, L, D) and their means (B, L, D) give the same outputs.
+    The layer sum and the first Linear are affine maps of each frame, so the time mean may be taken before them:
+    frames (B, T, L, D) and their means (B, L, D) give the same outputs.
     """
 
     view = "summary"
@@ -36,15 +37,15 @@ class Probe(Head):
     @staticmethod
     @abstractmethod
     def classes_of(targets: Sequence[str]) -> list[str]:
-        """Sorted class names in label strings; raises HeadError where they leave nothing to learn."""
+        """Return the sorted class names in label strings. Raises HeadError where there are too few to train on."""
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Logits (B, C) of summaries (B, L, D), or of frames (B, T, L, D) with their lengths (B,)."""
+        """Return logits (B, C) of summaries (B, L, D), or of frames (B, T, L, D) with their lengths (B,)."""
         summed = self.layer_sum(inputs)
         if inputs.dim() == 4:
             return self.output(masked_mean(self.projection(summed), lengths_of(inputs, lengths)))
         if len(self.classes) >= len(inputs):
             return self.output(self.projection(summed))
-        # Fewer classes than clips: multiplying the two matrices first takes less than half the work.
+        # With fewer classes than clips, multiplying the two weight matrices first more than halves the work.
         bias = torch.addmv(self.output.bias, self.output.weight, self.projection.bias)
         return nn.functional.linear(summed, self.output.weight @ self.projection.weight, bias)

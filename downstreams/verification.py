@@ -1,4 +1,4 @@
-"""Are two recordings of one speaker? Embeddings compared by cosine, untrained or from an x-vector."""
+"""Speaker verification heads: the score of a trial is the cosine of two embeddings, untrained or from an x-vector."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from downstreams.base import Head, HeadError, LayerSum, Trial, lengths_of, masked_mean, valid
+from downstreams.base import Head, LayerSum, Trial, length_mask, lengths_of, masked_mean
+from downstreams.errors import HeadError
 from downstreams.metrics import eer, min_dcf
 
 
 class Verification(Head):
-    """What heads judged on trials share: one embedding (E,) per clip, the cosine of two of them as the score."""
+    """Base class of the heads judged on trials: one embedding (E,) per clip, and the cosine of two as the score."""
 
     judged_on = "trials"
     metrics: ClassVar[Mapping[str, bool]] = {"eer": False, "min_dcf": False}
@@ -23,11 +24,11 @@ class Verification(Head):
     def score(
         cls, predictions: Mapping[str, Any], references: Sequence[Trial]
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """EER in percent, minDCF normalised at prior 0.01, and per trial both ids, the truth and the cosine.
+        """Return EER in percent and minDCF normalised at prior 0.01, and each trial's ids, target and cosine.
 
-        predictions: embedding (E,) by utterance id.
+        predictions: an embedding (E,) by utterance id. Raises HeadError as `cosine_scores` does.
         """
-        scores, targets = cosines(predictions, references), [trial.target for trial in references]
+        scores, targets = cosine_scores(predictions, references), [trial.target for trial in references]
         outcomes = [
             {"enroll": trial.enroll, "test": trial.test, "target": trial.target, "score": score}
             for trial, score in zip(references, scores.tolist(), strict=True)
@@ -36,9 +37,9 @@ class Verification(Head):
 
 
 class Cosine(Verification):
-    """Cosine of the summaries of one layer, without training.
+    """Scores trials by the cosine of the summaries of one layer, without training.
 
-    The layer is that with the lowest EER on the validation trials, the lower one if equal.
+    It selects the layer with the lowest EER on the validation trials, and the lowest such layer if several are equal.
     """
 
     view = "summary"
@@ -48,7 +49,10 @@ class Cosine(Verification):
     def __init__(
         self, layers: int, dim: int, targets: Sequence[str], center: bool = False, layer: int | None = None
     ) -> None:
-        """center: subtract each layer's mean over the training clips; layer: use this one instead of choosing."""
+        """center: subtract each layer's mean over the training clips; layer: use this layer instead of selecting one.
+
+        See `Head` for the others.
+        """
         super().__init__(layers, dim, targets)
         self.center, self.layer = center, layer
         self.layer_sum = LayerSum(layers).requires_grad_(False)
@@ -57,12 +61,15 @@ class Cosine(Verification):
             self.use(layer)
 
     def use(self, layer: int) -> None:
-        """Use this layer instead of choosing."""
+        """Use this layer instead of selecting one."""
         super().use(layer)
         self.layer = layer
 
     def select(self, train: Iterable[Tensor], valid: Mapping[str, Tensor], references: Any) -> None:
-        """Centre on the training summaries, a few (n, L, D) at a time, and choose the layer on validation trials."""
+        """Compute the mean of the training summaries, if asked to centre, and select the layer on validation trials.
+
+        See `Head.select`. Raises HeadError where centring has no training clips.
+        """
         if self.center:
             total, clips = torch.zeros_like(self.mean, dtype=torch.float64), 0
             for summaries in train:
@@ -76,33 +83,34 @@ class Cosine(Verification):
 
     def _error(self, layer: int, valid: Mapping[str, Tensor], references: Sequence[Trial]) -> float:
         embeddings = {key: summary[layer] - self.mean[layer] for key, summary in valid.items()}
-        return eer(cosines(embeddings, references), [trial.target for trial in references]).rate
+        return eer(cosine_scores(embeddings, references), [trial.target for trial in references]).rate
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embeddings (B, D) of summaries (B, L, D), or of frames (B, T, L, D) with their lengths (B,)."""
+        """Return embeddings (B, D) of summaries (B, L, D), or of frames (B, T, L, D) with their lengths (B,)."""
         if inputs.dim() == 4:
             inputs = masked_mean(inputs, lengths_of(inputs, lengths))
         return self.layer_sum(inputs - self.mean)
 
     def encode(self, targets: Sequence[str]) -> Tensor:
-        """Raises HeadError: there is nothing to train."""
+        """Raise HeadError, because this head has nothing to train."""
         raise HeadError("the cosine head is not trained, so it has no use for targets")
 
     def loss(self, outputs: Tensor, encoded: Any, lengths: Tensor | None = None) -> Tensor:
-        """Raises HeadError: there is nothing to train."""
+        """Raise HeadError, because this head has nothing to train."""
         raise HeadError("the cosine head is not trained, so it has no loss")
 
     def decode(self, outputs: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
-        """Embeddings (D,), not normalised."""
+        """Return B embeddings (D,), not normalised."""
         return list(outputs)
 
 
 class XVector(Verification):
     """SUPERB's speaker verification (Yang et al., 2021): an x-vector (Snyder et al., 2018) with AM-softmax.
 
-    Layer sum, Linear, five TDNN layers, mean and standard deviation over time, Linear, ReLU, which is the embedding; in
-    training Linear, ReLU and the additive-margin softmax (Wang et al., 2018) follow. No batch norm, no dropout. Unlike
-    SUPERB's code the standard deviation has an epsilon, and no padded frame enters the statistics.
+    The embedding is the output of a layer sum, a Linear, five TDNN layers, the mean and standard deviation over time,
+    a Linear and a ReLU. In training, a Linear, a ReLU and the additive-margin softmax (Wang et al., 2018) follow.
+    There is neither batch norm nor dropout. Unlike in SUPERB's code, the standard deviation has an epsilon, and padded
+    frames are left out of the statistics.
     """
 
     view = "frames"
@@ -119,9 +127,10 @@ class XVector(Verification):
         margin: float = 0.4,
         crop: int | None = None,
     ) -> None:
-        """channels, pooled: widths of the first four and the last TDNN layer; embedding: E; scale, margin: AM-softmax.
+        """channels, pooled: widths of the first four and the last TDNN layer; embedding: E.
 
-        crop: frames of a random stretch that stands for a longer clip in training.
+        scale, margin: those of the AM-softmax; crop: frames of the random segment that replaces a longer clip in
+        training, None for whole clips. See `Head` for the others.
         """
         super().__init__(layers, dim, targets)
         self.speakers = sorted(set(targets))
@@ -142,37 +151,39 @@ class XVector(Verification):
         nn.init.xavier_normal_(self.prototypes)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Embeddings (B, E), not normalised; clips shorter than the TDNN's context are extended with zeros."""
+        """Return embeddings (B, E), not normalised; clips shorter than the TDNN's context are padded with zeros."""
         lengths = lengths_of(inputs, lengths)
         if self.crop is not None and self.training:
-            inputs, lengths = random_crop(inputs, lengths, self.crop)
-        hidden = self.projection(self.layer_sum(inputs)) * valid(lengths, inputs.shape[1])[:, :, None]
+            inputs, lengths = random_frame_segments(inputs, lengths, self.crop)
+        hidden = self.projection(self.layer_sum(inputs)) * length_mask(lengths, inputs.shape[1])[:, :, None]
         hidden = nn.functional.pad(hidden, (0, 0, 0, max(0, self.context - hidden.shape[1])))
         for layer in self.frames:
             hidden = layer(hidden)
-        return self.embedding(mean_and_deviation(hidden, lengths.clamp(min=self.context) - self.context + 1)).relu()
+        return self.embedding(
+            mean_and_standard_deviation(hidden, lengths.clamp(min=self.context) - self.context + 1)
+        ).relu()
 
     def encode(self, targets: Sequence[str]) -> Tensor:
-        """Speaker numbers (B,)."""
+        """Return the speaker numbers (B,). Raises HeadError where a speaker is in no training clip."""
         unknown = sorted(set(targets) - set(self.index))
         if unknown:
             raise HeadError(f"speaker {unknown[0]!r} is in no training clip")
         return torch.tensor([self.index[target] for target in targets])
 
     def loss(self, outputs: Tensor, encoded: Any, lengths: Tensor | None = None) -> Tensor:
-        """Additive-margin softmax in nats: cross-entropy of scale * (cosine - margin at the true speaker)."""
-        sides = nn.functional.normalize(self.second(outputs).relu()), nn.functional.normalize(self.prototypes)
-        logits = nn.functional.linear(*sides)
+        """Return the AM-softmax loss in nats: the cross-entropy of scale * (cosine - margin at the true speaker)."""
+        embeddings, prototypes = self.second(outputs).relu(), self.prototypes
+        cosines = nn.functional.linear(nn.functional.normalize(embeddings), nn.functional.normalize(prototypes))
         margins = self.margin * nn.functional.one_hot(encoded, len(self.speakers))
-        return nn.functional.cross_entropy(self.scale * (logits - margins), encoded)
+        return nn.functional.cross_entropy(self.scale * (cosines - margins), encoded)
 
     def decode(self, outputs: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
-        """Embeddings (E,) of length one."""
+        """Return B embeddings (E,) of norm one."""
         return list(nn.functional.normalize(outputs))
 
 
 class TimeDelay(nn.Module):
-    """One TDNN layer with ReLU: a dilated convolution over time, as a product over unfolded frames."""
+    """One TDNN layer with ReLU: a dilated convolution over time, computed as a Linear over unfolded frames."""
 
     def __init__(self, dim: int, out: int, taps: int, dilation: int) -> None:
         super().__init__()
@@ -180,49 +191,51 @@ class TimeDelay(nn.Module):
         self.linear = nn.Linear(taps * dim, out)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(B, T, D) to (B, T - reach, out)."""
+        """Map (B, T, D) to (B, T - reach, out)."""
         size = frames.shape[1] - self.reach
         steps = range(0, self.reach + 1, self.dilation)
         return self.linear(torch.cat([frames[:, step : step + size] for step in steps], 2)).relu()
 
 
-def mean_and_deviation(frames: Tensor, lengths: Tensor) -> Tensor:
-    """Mean and unbiased standard deviation over the valid frames of (B, T, D), as (B, 2 D)."""
-    mask = valid(lengths, frames.shape[1])[:, :, None]
+def mean_and_standard_deviation(frames: Tensor, lengths: Tensor) -> Tensor:
+    """Return the mean and unbiased standard deviation (B, 2 D) over the valid frames of (B, T, D)."""
+    mask = length_mask(lengths, frames.shape[1])[:, :, None]
     mean = masked_mean(frames, lengths)
     squares = (mask * (frames - mean[:, None]) ** 2).sum(1)
-    # Without an epsilon the gradient of a constant channel, such as a dead ReLU, is not a number.
+    # Without an epsilon the gradient of a constant channel, such as a dead ReLU, is NaN.
     return torch.cat([mean, (squares / (lengths - 1).clamp(min=1)[:, None] + 1e-12).sqrt()], 1)
 
 
-def random_crop(frames: Tensor, lengths: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """A random stretch of at most `size` valid frames of each clip of (B, T, ...), and its lengths (B,)."""
-    room = (lengths - size + 1).clamp(min=1)
-    start = (torch.rand(len(frames), device=frames.device) * room).long()
-    place = start[:, None] + torch.arange(min(size, frames.shape[1]), device=frames.device)
+def random_frame_segments(frames: Tensor, lengths: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return a random segment of at most `size` valid frames of each clip (B, T, ...), and the lengths (B,)."""
+    starts_possible = (lengths - size + 1).clamp(min=1)
+    start = (torch.rand(len(frames), device=frames.device) * starts_possible).long()
+    positions = start[:, None] + torch.arange(min(size, frames.shape[1]), device=frames.device)
     clips = torch.arange(len(frames), device=frames.device)[:, None]
-    return frames[clips, place.clamp(max=frames.shape[1] - 1)], lengths.clamp(max=size)
+    return frames[clips, positions.clamp(max=frames.shape[1] - 1)], lengths.clamp(max=size)
 
 
-def cosines(embeddings: Mapping[str, Any], trials: Sequence[Trial]) -> np.ndarray:
-    """Cosine (N,) of the two embeddings of each trial, float64.
+def cosine_scores(embeddings: Mapping[str, Any], trials: Sequence[Trial]) -> np.ndarray:
+    """Return the cosine (N,), float64, of the two embeddings of each trial.
 
-    Raises HeadError where one is missing, is of a clip that no trial names, or is not finite.
+    Raises HeadError where an embedding is missing, belongs to a clip in no trial, or is not finite.
     """
     if not trials:
         raise HeadError("verification needs trials, and there are none")
-    wanted = {key: None for trial in trials for key in (trial.enroll, trial.test)}
-    missing = [key for key in wanted if key not in embeddings]
+    clip_ids = {key: None for trial in trials for key in (trial.enroll, trial.test)}
+    missing = [key for key in clip_ids if key not in embeddings]
     if missing:
-        raise HeadError(f"no embedding for {len(missing)} of {len(wanted)} clips in trials, such as {missing[0]!r}")
-    extra = [key for key in embeddings if key not in wanted]
+        raise HeadError(f"no embedding for {len(missing)} of {len(clip_ids)} clips in trials, such as {missing[0]!r}")
+    extra = [key for key in embeddings if key not in clip_ids]
     if extra:
         raise HeadError(f"{len(extra)} of {len(embeddings)} embeddings are of clips in no trial, such as {extra[0]!r}")
-    row = {key: number for number, key in enumerate(wanted)}
-    stacked = torch.stack([torch.as_tensor(embeddings[key], dtype=torch.float64).detach().cpu() for key in wanted])
-    strange = [key for key, finite in zip(wanted, stacked.isfinite().all(1).tolist(), strict=True) if not finite]
-    if strange:
-        raise HeadError(f"{len(strange)} of {len(wanted)} embeddings are not finite, such as that of {strange[0]!r}")
+    row = {key: number for number, key in enumerate(clip_ids)}
+    stacked = torch.stack([torch.as_tensor(embeddings[key], dtype=torch.float64).detach().cpu() for key in clip_ids])
+    not_finite = [key for key, finite in zip(clip_ids, stacked.isfinite().all(1).tolist(), strict=True) if not finite]
+    if not_finite:
+        raise HeadError(
+            f"{len(not_finite)} of {len(clip_ids)} embeddings are not finite, such as that of {not_finite[0]!r}"
+        )
     unit = nn.functional.normalize(stacked).numpy()
     enroll, test = [row[trial.enroll] for trial in trials], [row[trial.test] for trial in trials]
     return np.einsum("nd,nd->n", unit[enroll], unit[test])

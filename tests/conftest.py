@@ -79,10 +79,10 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     """Run `bench` with these arguments in this process."""
     from benchmark.cli.app import main
-    from benchmark.features.encoding import upstream_of
+    from benchmark.features.encoding import load_upstream
 
     def run(*arguments: object) -> Answer:
-        upstream_of.cache_clear()  # as in a process of its own
+        load_upstream.cache_clear()  # as in a process of its own
         monkeypatch.setattr(sys, "argv", ["bench", *map(str, arguments)])
         capfd.readouterr()
         code = 0

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from benchmark.engines.local import in_process
-from benchmark.features.encoding import keep_memory, upstream_of
+from benchmark.features.encoding import keep_freed_memory, load_upstream
 from benchmark.features.export import export
 from benchmark.run import run
-from benchmark.statistics.intervals import estimate
+from benchmark.statistics.intervals import score_distribution
 from benchmark.tasks import Task
 from benchmark.values import Setup
 from downstreams.metrics import eer
@@ -86,12 +86,12 @@ def plain(name: str) -> Forward:
 
 
 def of_s3prl(entry: str, checkpoint: str | None = None) -> Forward:
-    from upstreams.families.s3prl_bridge import hub, opened
+    from upstreams.families.s3prl_bridge import import_hub, s3prl_build
 
-    hub()
+    import_hub()
     from s3prl.nn import S3PRLUpstream
 
-    with opened(Path(checkpoint) if checkpoint else None):
+    with s3prl_build(Path(checkpoint) if checkpoint else None):
         return S3PRLUpstream(entry, checkpoint).eval()
 
 
@@ -116,7 +116,7 @@ def pooled(name: str, root: Path, folder: Path, epochs: int) -> None:
 def resampling() -> str:
     """What 10 000 draws of 40 000 trials cost, beside single error rates."""
     sample = worlds.trials(np.random.default_rng(0), targets=500, others=20_000)
-    took = timed(partial(estimate, sample, 10_000))
+    took = timed(partial(score_distribution, sample, 10_000))
     one = timed(partial(eer, sample.scores[0], sample.truth))
     return f"10 000 draws of 40 000 trials {took:.1f} s, as long as {took / one:.0f} single error rates"
 
@@ -130,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     print(resampling(), flush=True)
     name = options.upstream
-    keep_memory()  # for all sides alike
+    keep_freed_memory()  # for all sides alike
     forward = plain(name)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -142,7 +142,7 @@ def main() -> None:
         best = min(bare.values())
         print("bare forward pass " + ", ".join(f"{took:.1f} s in batches of {size}" for size, took in bare.items()))
         for precision in ("fp32", "bf16"):
-            upstream_of(name, "cpu", precision)  # loaded beforehand, as the plain model is
+            load_upstream(name, "cpu", precision)  # loaded beforehand, as the plain model is
             took = timed(partial(export, name, [root], folder / f"{precision}.npz", "cpu", precision, False))
             print(f"extract at {precision} {took:.1f} s, throughput {best / took:.2f} of the best loop's", flush=True)
         took = timed(partial(pooled, name, root, folder, options.epochs))

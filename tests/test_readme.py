@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmark.comparison.pairs import compare
-from benchmark.comparison.summary import sentence
+from benchmark.comparison.pairs import compare_upstreams
+from benchmark.comparison.summary import summary_sentence
 from benchmark.records import Record, Results
-from benchmark.tables.leaderboard import current
+from benchmark.tables.leaderboard import current_records
 
 ROOT = Path(__file__).parent.parent
 SOURCE = re.compile(r"<!-- (results/\S+\.md)")  # before each table, the file that it is taken from
@@ -41,11 +41,11 @@ def test_readme_shows_the_leaderboards_in_results_whole() -> None:
 def test_readme_tells_what_a_comparison_concludes() -> None:
     results = Results(ROOT / "results")
     sides: dict[str, list[Record]] = {"pms_mini": [], "masr_mini": []}
-    for record in current(results.read_all()[0]):
+    for record in current_records(results.read_all()[0]):
         if record.layer is None and record.upstream["name"] in sides:
             sides[record.upstream["name"]].append(record)
-    (pair,) = compare(sides, results.outcomes)
-    assert sentence(pair) in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    (pair,) = compare_upstreams(sides, results.outcomes)
+    assert summary_sentence(pair) in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
 def test_readme_tells_what_became_of_each_claim() -> None:

@@ -1,4 +1,4 @@
-"""Arguments of a function as a reference writes them: `mine.py:build?ckpt=a.pt&layers=12`."""
+"""Parsing of the arguments in a reference such as `mine.py:build?ckpt=a.pt&layers=12`."""
 
 from __future__ import annotations
 
@@ -14,38 +14,42 @@ from upstreams.base import UpstreamError
 from upstreams.safety.allow_list import printable
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-ELSEWHERE = {"random": "it is written NAME@random", "checkpoint": "it is written NAME@FILE"}
+WRITTEN_ELSEWHERE = {"random": "it is written NAME@random", "checkpoint": "it is written NAME@FILE"}
 KINDS = {"int": ((int,), "a whole number"), "float": ((int, float), "a number"), "bool": ((bool,), "true or false")}
 
 
-def arguments_of(
-    query: str, function: Callable[..., Any], name: str, apart: Collection[str] = ("random",)
+def parse_arguments(
+    query: str, function: Callable[..., Any], name: str, reserved: Collection[str] = ("random",)
 ) -> dict[str, Any]:
-    """Arguments of a function as written behind its `?`; raises UpstreamError for those that it does not take.
+    """Parse the arguments of a function that follow the `?` in a reference.
 
-    A value that reads as a number or as true, false or null is one, unless the parameter is annotated as a string; one
-    annotated as a number or a bool takes nothing else. apart: parameters that are written elsewhere in a reference.
+    A value that is a number, true, false or null in JSON is converted, unless its parameter is annotated as a string.
+    A parameter that is annotated as a number or a bool takes no other values.
+    reserved: parameters that are written elsewhere in a reference.
+    Raises UpstreamError for arguments that the function does not take, that are missing, or that have a wrong type.
     """
     pairs = [split_argument(pair, name) for pair in query.split("&") if pair]
-    given = dict(pairs)
-    if len(given) < len(pairs):
+    texts = dict(pairs)
+    if len(texts) < len(pairs):
         raise UpstreamError(f"an argument of '{name}' is given twice in '{query}'; leave one of them out")
-    every = inspect.signature(function).parameters
-    parameters = {key: each for key, each in every.items() if key not in apart}
+    signature = inspect.signature(function).parameters
+    parameters = {key: parameter for key, parameter in signature.items() if key not in reserved}
     open_ended = inspect.Parameter.VAR_KEYWORD in [parameter.kind for parameter in parameters.values()]
-    for key in given:
-        if key not in parameters and (key in every or not open_ended):
-            raise UpstreamError(f"no argument '{key}' of '{name}'; {advice(key, list(parameters), key in every)}")
-    needed = [key for key, each in parameters.items() if each.default is each.empty and each.kind in NAMED]
-    absent = [key for key in needed if key not in given]
-    if absent:
-        raise UpstreamError(f"no value for the argument '{absent[0]}' of '{name}'; write {name}?{absent[0]}=VALUE")
-    return {key: checked(key, text, parameters.get(key), name) for key, text in given.items()}
+    for key in texts:
+        if key not in parameters and (key in signature or not open_ended):
+            raise UpstreamError(
+                f"no argument '{key}' of '{name}'; {suggestion(key, list(parameters), key in signature)}"
+            )
+    required = [key for key, value in parameters.items() if value.default is value.empty and value.kind in NAMED]
+    missing = [key for key in required if key not in texts]
+    if missing:
+        raise UpstreamError(f"no value for the argument '{missing[0]}' of '{name}'; write {name}?{missing[0]}=VALUE")
+    return {key: parse_value(key, text, parameters.get(key), name) for key, text in texts.items()}
 
 
-def advice(key: str, known: list[str], elsewhere: bool) -> str:
+def suggestion(key: str, known: list[str], elsewhere: bool) -> str:
     if elsewhere:
-        return ELSEWHERE[key]
+        return WRITTEN_ELSEWHERE[key]
     near = difflib.get_close_matches(key, known, n=1)
     return f"did you mean '{near[0]}'?" if near else f"it takes: {', '.join(known) or 'none'}"
 
@@ -57,19 +61,19 @@ def split_argument(pair: str, name: str) -> tuple[str, str]:
     return key, unquote(value)
 
 
-def checked(key: str, text: str, parameter: inspect.Parameter | None, name: str) -> Any:
-    """The value that a text stands for; raises UpstreamError where its parameter is annotated as something else."""
+def parse_value(key: str, text: str, parameter: inspect.Parameter | None, name: str) -> Any:
+    """Return the value that a text stands for; raise UpstreamError if its parameter is annotated with another type."""
     annotation = parameter.annotation if parameter else None
     kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
-    types, told = KINDS.get(kind, ((), ""))
-    value = value_of(text, annotation)
-    left_out = parameter is not None and value is None and parameter.default is None
-    if types and type(value) not in types and not left_out:
-        raise UpstreamError(f"the argument '{key}' of '{name}' is '{printable(text)}'; give {told}")
+    types, expected = KINDS.get(kind, ((), ""))
+    value = read_value(text, annotation)
+    is_default = parameter is not None and value is None and parameter.default is None
+    if types and type(value) not in types and not is_default:
+        raise UpstreamError(f"the argument '{key}' of '{name}' is '{printable(text)}'; give {expected}")
     return value
 
 
-def value_of(text: str, annotation: Any) -> Any:
+def read_value(text: str, annotation: Any) -> Any:
     if annotation in (str, "str", str | None, "str | None"):
         return text
     if annotation in (Path, "Path"):

@@ -1,4 +1,4 @@
-"""The contract of an upstream: waveforms in, layerwise frames out."""
+"""The interface of upstreams: they take a batch of waveforms and return frames of every layer."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-SHIPPED = Path(__file__).with_name("weights")  # NAME.safetensors of each registered name that ships with weights
+SHIPPED = Path(__file__).with_name("weights")  # folder of NAME.safetensors for each upstream that ships with weights
 
 
 class UpstreamError(ValueError):
-    """Something about an upstream that its user must change; the message is one sentence for them."""
+    """An error about an upstream that the user can correct; the message is one sentence addressed to the user."""
 
 
 class Features(NamedTuple):
-    """What an upstream makes of a batch.
+    """The output of an upstream for a batch.
 
-    frames: (B, T, L, D) float; time first, so that clips pad, slice and memory-map without transposing.
-        Frames at and beyond a clip's length are zero.
-    lengths: (B,) int64, valid frames of each clip.
+    frames: (B, T, L, D) float. Time comes first, so that clips can be padded, sliced and memory-mapped without
+        transposing. Frames at and beyond a clip's length are zero.
+    lengths: (B,) int64, the number of valid frames of each clip.
     """
 
     frames: Tensor
@@ -34,57 +34,61 @@ class Features(NamedTuple):
 class Upstream(nn.Module, ABC):
     """An encoder of speech or audio.
 
-    A clip's features depend neither on the clips it is batched with, nor on the batch size, nor on its padding.
-    Every clip of at least `SHORTEST` seconds is accepted; one shorter than `window` is extended with zeros.
+    A clip's features depend neither on the other clips of its batch, nor on the batch size, nor on its padding.
+    Every clip of at least `SHORTEST` seconds is accepted; a clip shorter than `window` is extended with zeros.
     """
 
     SHORTEST = 0.025  # seconds
     sample_rate: int = 16_000  # Hz
     hop: int  # samples from one frame to the next
-    window: int  # samples that the first frame needs
+    window: int  # samples that the first frame covers
     layers: int  # L, counting the input of the first block
     dim: int  # D
-    version: int = 1  # raised by the commit that changes what the class computes
-    stable_name: str = ""  # "module:Class" that the fingerprint keeps if the class moves; by default where it is now
-    source: str = ""  # digest of the user's file that it came from; set by `upstreams.create`
-    origin: Mapping[str, str] = {}  # where weights came from: SHA-256 of each file by name, and "revision" of a hub's
+    version: int = 1  # to be raised by a commit that changes what the class computes
+    stable_name: str = ""  # "module:Class" in the fingerprint, kept if the class moves; by default its current place
+    source: str = ""  # digest of the user's file that defines the upstream; set by `upstreams.create`
+    origin: Mapping[str, str] = {}  # the origin of the weights: SHA-256 of each file by name, "revision" on a hub
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
         """Encode a padded batch.
 
-        waveforms: (B, S) float32 in [-1, 1] at `sample_rate`; whatever lies beyond a clip's length is ignored.
-        lengths: (B,) int64, valid samples of each clip, at most S.
+        waveforms: (B, S) float32 in [-1, 1] at `sample_rate`; samples beyond a clip's length are ignored.
+        lengths: (B,) int64, the number of valid samples of each clip, at most S.
         """
 
     def summarize(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """One vector per layer and clip, (B, L', D'): the time mean of `forward` unless the model defines its own."""
+        """Return one vector per clip and layer, (B, L', D'); by default the mean of `forward` over time."""
         return mean_over_time(*self(waveforms, lengths))
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Valid frames (B,) that `forward` gives clips of `lengths` samples (B,)."""
+        """Return the number of valid frames (B,) that `forward` gives for clips of `lengths` samples (B,)."""
         return torch.clamp(lengths - self.window, min=0) // self.hop + 1
 
     def settings(self) -> dict[str, object]:
-        """Everything beside class and weights that changes the features, as JSON values; part of the fingerprint."""
+        """Return all settings besides class and weights that change the features, as JSON values.
+
+        They are part of the fingerprint.
+        """
         return {}
 
 
 def valid(lengths: Tensor, size: int) -> Tensor:
-    """Mask (B, size), True before each clip's length."""
+    """Return a mask (B, size) that is True before each clip's length."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
 
 
 def mean_over_time(frames: Tensor, lengths: Tensor) -> Tensor:
-    """Mean (B, L, D) of the valid frames of (B, T, L, D)."""
+    """Return the mean (B, L, D) over the valid frames of (B, T, L, D)."""
     mask = valid(lengths, frames.shape[1])[:, :, None, None]
     return (frames * mask).sum(1) / lengths[:, None, None]
 
 
 def by_length(encode: Callable[[Tensor], Tensor], waveforms: Tensor, lengths: Tensor, counts: Tensor) -> Features:
-    """Features of models that cannot ignore padding: clips of the same length are encoded together, without any.
+    """Encode clips of equal length together, without padding, for models that cannot ignore padding.
 
-    encode: (N, S) to frames (N, T, L, D), of which the first `counts` (B,) of each clip are kept.
+    encode: a function from (N, S) to frames (N, T, L, D).
+    counts: (B,) the number of frames to keep of each clip, counted from its start.
     """
     parts = []
     for length in lengths.unique().tolist():
@@ -94,19 +98,19 @@ def by_length(encode: Callable[[Tensor], Tensor], waveforms: Tensor, lengths: Te
         return Features(parts[0][1], counts)
     shape = parts[0][1].shape[2:]
     frames = parts[0][1].new_zeros(len(lengths), int(counts.max()), *shape)
-    for chosen, some in parts:
-        frames[chosen, : some.shape[1]] = some
+    for chosen, part in parts:
+        frames[chosen, : part.shape[1]] = part
     return Features(frames, counts)
 
 
 def identity_of(kind: type[Upstream]) -> tuple[str, str]:
-    """Module and name by which the fingerprint knows a class; a subclass does not inherit them."""
+    """Return the module and name that stand for a class in the fingerprint; a subclass does not inherit them."""
     module, _, name = vars(kind).get("stable_name", "").partition(":")
     return (module, name) if name else (kind.__module__, kind.__qualname__)
 
 
 def fingerprint(upstream: Upstream) -> str:
-    """Hash (64 hexadecimal digits) of class, version number, settings, weights and buffers."""
+    """Return the SHA-256 hash (64 hexadecimal digits) of class, version number, settings, weights and buffers."""
     digest = hashlib.sha256()
     module, name = identity_of(type(upstream))
     shape = [upstream.sample_rate, upstream.hop, upstream.window, upstream.layers, upstream.dim]

@@ -1,4 +1,4 @@
-"""Run an upstream in half precision where its arithmetic allows it."""
+"""Computation of features in bfloat16 mixed precision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from upstreams.base import Features, Upstream, UpstreamError, fingerprint
 
 
 class Autocast(Upstream):
-    """An upstream under bfloat16 autocast; features come out as float32."""
+    """An upstream that computes under bfloat16 autocast and returns float32 features."""
 
     stable_name = "upstreams.precision:Autocast"
 
@@ -36,8 +36,8 @@ class Autocast(Upstream):
         return {"precision": "bf16", "upstream": fingerprint(self.upstream)}
 
 
-def at(precision: str, upstream: Upstream) -> Upstream:
-    """The upstream at "fp32" or "bf16"."""
+def with_precision(precision: str, upstream: Upstream) -> Upstream:
+    """Return the upstream at a precision, "fp32" or "bf16"; raise UpstreamError for any other."""
     if precision not in ("fp32", "bf16"):
         raise UpstreamError(f"no precision {precision!r}; use fp32 or bf16")
     return Autocast(upstream).train(upstream.training) if precision == "bf16" else upstream

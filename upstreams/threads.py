@@ -1,4 +1,4 @@
-"""Computing with one thread, where last bits would depend on how many there are."""
+"""Computation with one thread, for results that would otherwise depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it torch, and what scikit-learn calls, compute by one thread: sums depend on how many there are."""
+    """Limit torch, BLAS and OpenMP to one thread within the context; rounding depends on the number of threads."""
     from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()

@@ -1,7 +1,7 @@
-"""Keeps a torchaudio whose compiled library does not load from breaking everything that imports it.
+"""Import of torchaudio without its compiled library, if that library does not load.
 
-The newest torchaudio on the package index needs CUDA libraries that a CPU build of torch does not have; transformers
-(from 5.12), speechbrain and s3prl all import it. What they need of it is Python only.
+The newest torchaudio on the package index needs CUDA libraries that a CPU build of torch does not have. Transformers
+(from 5.12), speechbrain and s3prl all import torchaudio, but use only its Python code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXTENSION = "torchaudio._extension"
 
 
 class MissingExtension(ModuleType):
-    """Stands for torchaudio's extension module: nothing is available, and what needs it says so when it is called."""
+    """A replacement for torchaudio's extension module: nothing is available, and functions that need it raise."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_IS_"):
@@ -29,7 +29,7 @@ class MissingExtension(ModuleType):
 
 
 def unavailable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorated function that cannot run without torchaudio's compiled library."""
+    """Return a function that raises RuntimeError, in place of one that needs torchaudio's compiled library."""
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise RuntimeError(f"{function.__name__} needs torchaudio's compiled library, which does not load here")
@@ -38,16 +38,16 @@ def unavailable(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def guard() -> None:
-    """Import torchaudio, without its compiled library where that does not load; does nothing where it is absent.
+    """Import torchaudio, without its compiled library if that does not load; do nothing if it is not installed.
 
-    To be called before transformers, speechbrain or s3prl is imported.
+    Call this before transformers, speechbrain or s3prl is imported.
     """
     if "torchaudio" in sys.modules or importlib.util.find_spec("torchaudio") is None:
         return
     try:
         importlib.import_module("torchaudio")
-    except (OSError, ImportError, RuntimeError):  # a library missing, a symbol missing, another CUDA version
-        forget()
+    except (OSError, ImportError, RuntimeError):  # a missing library, a missing symbol, or another CUDA version
+        forget_torchaudio()
         sys.modules[EXTENSION] = MissingExtension(EXTENSION)
         import_or_forget()
 
@@ -55,25 +55,25 @@ def guard() -> None:
 def import_or_forget() -> None:
     try:
         importlib.import_module("torchaudio")
-    except Exception:  # broken beyond its library: whoever needs it will say so, nobody else has to
-        forget()
+    except Exception:  # torchaudio is broken in other ways; only code that uses it should fail
+        forget_torchaudio()
 
 
-def forget() -> None:
-    """Drop what a failed import of torchaudio left behind."""
+def forget_torchaudio() -> None:
+    """Remove the modules that a failed import of torchaudio left in `sys.modules`."""
     for name in [name for name in sys.modules if name == "torchaudio" or name.startswith("torchaudio.")]:
         del sys.modules[name]
 
 
 @contextmanager
 def before_2_9() -> Iterator[None]:
-    """Within it, torchaudio has the functions that s3prl's modules look for as they are imported, and 2.9 dropped.
+    """Add to torchaudio, within the context, the functions that s3prl's modules import and torchaudio 2.9 removed.
 
-    Those that torchaudio has are left alone; the others do nothing, or say so when they are called.
+    Functions that torchaudio still has are left unchanged. The added ones do nothing, or raise RuntimeError.
     """
     torchaudio = importlib.import_module("torchaudio")
     sox = ModuleType("torchaudio.sox_effects")
-    vars(sox).update(apply_effects_tensor=dropped, apply_effects_file=dropped)
+    vars(sox).update(apply_effects_tensor=missing_sox_effects, apply_effects_file=missing_sox_effects)
     added = {"set_audio_backend": lambda _: None, "sox_effects": sox}
     added = {name: value for name, value in added.items() if not hasattr(torchaudio, name)}
     vars(torchaudio).update(added)
@@ -88,5 +88,5 @@ def before_2_9() -> Iterator[None]:
             del sys.modules[sox.__name__]
 
 
-def dropped(*_: object, **__: object) -> None:
+def missing_sox_effects(*_: object, **__: object) -> None:
     raise RuntimeError("torchaudio 2.9 and later have no sox effects; apply them to the files beforehand")

@@ -1,68 +1,73 @@
-"""Which languages are taken for which, and how often for related ones."""
+"""Count which languages are mistaken for which, and how often for related ones."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-from benchmark.claims.predictions import Mark, Row, TaskPredictions
+from benchmark.statistics.outcomes import Row
 
 Groups = tuple[frozenset[str], ...]
+Mark = Callable[[Row], tuple[float, float]]  # the mark and the size of a clip; (0, 0) leaves it out
 
-# Of the embedded corpus; Finnish, Mandarin, Swahili and Turkish have no relative among its languages.
+# Languages of the embedded corpus; Finnish, Mandarin, Swahili and Turkish have no relative among them.
 BRANCHES: Groups = (frozenset({"de", "en-us"}), frozenset({"es", "fr"}))  # Germanic, Romance
 FAMILY: Groups = (frozenset({"de", "en-us", "es", "fr", "hi", "ru"}),)  # Indo-European
 
 
-def taken_for(groups: Groups, related: bool = True) -> Mark:
-    """Whether a clip of a language in a group is taken for another one in it, or for one outside (not related)."""
+def mistaken_for(groups: Groups, related: bool = True) -> Mark:
+    """Mark clips whose language is in a group and that are mistaken for another one in it, or outside (not related)."""
     group_of = {language: group for group in groups for language in group}
 
-    def mark(row: Row) -> tuple[float, float] | None:
-        truth, said = row["reference"], row["prediction"]
+    def mark(row: Row) -> tuple[float, float]:
+        truth, predicted = row["reference"], row["prediction"]
         if truth not in group_of:
-            return None
-        return float(said != truth and (said in group_of[truth]) == related), 1.0
+            return 0.0, 0.0
+        return float(predicted != truth and (predicted in group_of[truth]) == related), 1.0
 
     return mark
 
 
-def mixed_up(groups: Groups) -> Mark:
-    """Whether a clip of a language in a group is taken for another one in it, if it is taken for one in it at all."""
+def mixed_up_within(groups: Groups) -> Mark:
+    """Mark clips that are mistaken for another language of their group, among those predicted to be in the group."""
     group_of = {language: group for group in groups for language in group}
 
-    def mark(row: Row) -> tuple[float, float] | None:
-        truth, said = row["reference"], row["prediction"]
+    def mark(row: Row) -> tuple[float, float]:
+        truth, predicted = row["reference"], row["prediction"]
         if truth not in group_of:
-            return None
-        return float(said != truth and said in group_of[truth]), float(said in group_of[truth])
+            return 0.0, 0.0
+        within = predicted in group_of[truth]
+        return float(predicted != truth and within), float(within)
 
     return mark
 
 
-KINDS: dict[str, Mark] = {
-    "taken for another of its branch": taken_for(BRANCHES),
-    "mixed up within its branch": mixed_up(BRANCHES),
-    "taken for one outside its branch": taken_for(BRANCHES, related=False),
-    "taken for another Indo-European": taken_for(FAMILY),
+CONFUSION_KINDS: dict[str, Mark] = {
+    "taken for another of its branch": mistaken_for(BRANCHES),
+    "mixed up within its branch": mixed_up_within(BRANCHES),
+    "taken for one outside its branch": mistaken_for(BRANCHES, related=False),
+    "taken for another Indo-European": mistaken_for(FAMILY),
 }
 
 
-def matrix(cells: Iterable[TaskPredictions]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of a table: of the clips of each language, the percentage taken for each; means over cells."""
-    found = [_shares(rows) for cell in cells for rows in cell.heads]
-    names = sorted({name for shares in found for pair in shares for name in pair})
-    truths = [name for name in names if any(truth == name for shares in found for truth, _ in shares)]
-    return ["language \\ taken for", *names], [[truth, *_percentages(found, truth, names)] for truth in truths]
+def confusion_matrix(runs: Iterable[Sequence[Row]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a table of the percentage of each language's clips that is predicted to be each.
+
+    runs: the outcomes of each run; percentages are means over runs.
+    """
+    shares = [_shares(rows) for rows in runs]
+    names = sorted({name for run in shares for pair in run for name in pair})
+    truths = [name for name in names if any(truth == name for run in shares for truth, _ in run)]
+    return ["language \\ taken for", *names], [[truth, *_percentages(shares, truth, names)] for truth in truths]
 
 
-def _percentages(found: Sequence[dict[tuple[str, str], float]], truth: str, names: Sequence[str]) -> list[str]:
-    return [f"{100 * fmean(shares.get((truth, said), 0.0) for shares in found):.1f}" for said in names]
+def _percentages(shares: Sequence[dict[tuple[str, str], float]], truth: str, names: Sequence[str]) -> list[str]:
+    return [f"{100 * fmean(run.get((truth, predicted), 0.0) for run in shares):.1f}" for predicted in names]
 
 
 def _shares(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """Of the clips of each language, the share that is taken for each."""
+    """The share of the clips of each language that is predicted to be each."""
     pairs = Counter((row["reference"], row["prediction"]) for row in rows)
     totals = Counter(row["reference"] for row in rows)
     return {pair: count / totals[pair[0]] for pair, count in pairs.items()}

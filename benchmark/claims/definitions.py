@@ -1,4 +1,4 @@
-"""What the headlines of the seed systems' papers come to: contrasts of two arms, one of which should do better."""
+"""The headline claims of the seed systems' papers: each says that one variant is better than another."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ FLOOR = "fbank"  # shown beside the systems; as it learns nothing, it has no see
 
 @dataclass(frozen=True)
 class Variant:
-    """One side of a contrast. method: as for `bench pretrain`. trained: or left with its start weights. what: it is.
+    """One side of a claim: a method that is pre-trained in some way, or not at all.
 
-    metadata, only: as in `PretrainingRequest`. after: the arm from whose weights of the same seed
-    it goes on by rounds of pseudo-labels; "": it is pre-trained by its method.
+    method: the argument of `bench pretrain`. description: shown in tables. trained: False leaves the start weights as
+    they are. metadata, only: as in `PretrainingRequest`. after: the variant whose weights of the same seed are refined
+    by rounds of pseudo-labels; "" pre-trains by the method.
     """
 
     name: str
     method: str
-    what: str
+    description: str
     trained: bool = True
     metadata: tuple[tuple[str, float], ...] | None = None
     only: str | None = None
@@ -31,16 +32,17 @@ class Variant:
 
     @property
     def upstream(self) -> str:
-        """The registered upstream that reads what the method leaves."""
+        """The registered upstream that reads the method's checkpoints."""
         return self.method.partition("?")[0]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one arm does better than another. paper: what its authors report. relative: they count relative gains.
+    """The claim that the first variant is better than the second.
 
-    tasks: what it is judged by, on average; their metrics are all better when higher, or all when lower. beside: tasks
-    that are shown too. confusions: it is about how often clips are taken for a related language.
+    paper: what its authors report. relative: whether they report relative gains. tasks: those whose average decides;
+    the metrics of all must be better when higher, or of all when lower. beside: tasks that are shown as well.
+    confusions: the claim is about how often clips are mistaken for a related language.
     """
 
     system: str
@@ -54,10 +56,10 @@ class Claim:
     confusions: bool = False
 
 
-SPEECH = "speaker"  # a label that the clips have in which somebody speaks
+SPEECH = "speaker"  # a label that only clips with speech have
 VARIANTS = {
-    arm.name: arm
-    for arm in (
+    variant.name: variant
+    for variant in (
         Variant("ssast", "ssast", "SSAST, pre-trained to tell masked frames from each other and to reconstruct them"),
         Variant(
             "ssast-discriminative",

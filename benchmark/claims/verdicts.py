@@ -1,47 +1,52 @@
-"""From answers to what became of each claim, and how that is told. Needs neither audio nor checkpoints."""
+"""Judge each claim by the records of its systems, and say so in sentences and tables."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from benchmark.claims.confusions import KINDS, matrix
-from benchmark.claims.contrasts import Drawn, difference, draw, fewer, gain, interval, reduction, word_of
+from benchmark.claims.checkpoint_records import SystemRecords, choose_by_validation, complete_grids, newest_records
+from benchmark.claims.confusions import CONFUSION_KINDS, confusion_matrix
+from benchmark.claims.contrasts import (
+    Contrast,
+    contrast_interval,
+    make_contrast,
+    point_gain,
+    point_reduction,
+    relative_gain,
+    relative_reduction,
+    verdict_word,
+)
 from benchmark.claims.definitions import FLOOR, TASKS, VARIANTS, Claim
 from benchmark.claims.execution import SIZE, ClaimPlan
-from benchmark.claims.notes import notes, steps_of
-from benchmark.claims.predictions import (
-    PredictionTable,
-    TaskPredictions,
-    answers,
-    complete,
-    marked,
-    newest,
-    sample,
-    speakers_of,
-)
+from benchmark.claims.notes import claim_notes, pretraining_steps
 from benchmark.errors import UserError
 from benchmark.files import write_text
 from benchmark.records import Record, Results
 from benchmark.statistics.intervals import Interval
-from benchmark.tables.markdown import table
-from benchmark.values import Setup
+from benchmark.statistics.outcomes import UNBOUNDED, Outcomes, Row, collect_outcomes, ratios
+from benchmark.tables.markdown import table_lines
 
 AVERAGE = "average"
 COLUMNS = ["claim", "regime", "task", "first", "second", "difference [95 % interval]", "verdict"]
 METRICS = {"accuracy": "accuracy", "micro_f1": "micro-F1", "eer": "EER", "wer": "WER", "cer": "CER"}
-WHAT = {arm.name: arm.what for arm in VARIANTS.values()} | {FLOOR: "log-mel energies, nothing learned"}
+DESCRIPTIONS = {variant.name: variant.description for variant in VARIANTS.values()} | {
+    FLOOR: "log-mel energies, nothing learned"
+}
+CONFUSIONS = "confusions"  # stands for a metric: a share of clips, lower is better
 
 
 class ContrastRow(NamedTuple):
-    """A contrast on one task, or on average. first, second: scores in percent, means over pre-training seeds.
+    """A contrast on one task or on the average of several.
 
-    metric: several are joined by ", ". higher: its better direction. relative: the interval is one of relative gains.
+    metric: several metrics are joined by ", ". higher: whether higher scores are better. relative: the interval is one
+    of relative gains. first, second: scores in percent, means over pre-training seeds. seeds: number of these.
     """
 
     task: str
@@ -51,10 +56,16 @@ class ContrastRow(NamedTuple):
     first: float
     second: float
     interval: Interval
+    seeds: int
+
+    @property
+    def word(self) -> str:
+        """Whether the interval resolves the contrast; see `verdict_word`."""
+        return verdict_word(self.interval, self.seeds)
 
 
 class Verdict(NamedTuple):
-    """A claim with its rows. main: the one that decides. beside: rows of tasks that are shown too."""
+    """A claim and its contrasts. main: the row that decides."""
 
     claim: Claim
     rows: list[ContrastRow]
@@ -62,12 +73,12 @@ class Verdict(NamedTuple):
 
     @property
     def word(self) -> str:
-        """That of the main row."""
-        return word_of(self.main.interval)
+        """The result of the row that decides."""
+        return self.main.word
 
 
 class Confusion(NamedTuple):
-    """Which labels one arm takes for which, as a table."""
+    """A table of how often a variant mistakes each label for each other one."""
 
     title: str
     columns: list[str]
@@ -75,7 +86,7 @@ class Confusion(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """All that is told. scores: a row for each arm and regime, under `tasks`."""
+    """Verdicts and tables. scores: a row for each variant and regime; tasks: the headings of their columns."""
 
     verdicts: list[Verdict]
     tasks: list[str]
@@ -84,206 +95,234 @@ class Findings(NamedTuple):
     confusions: list[Confusion]
 
 
-def reach(plan: ClaimPlan, records: Iterable[Record], setup: Setup, steps: int | None = None) -> Findings:
-    """Verdicts from the records in `setup.results`; raises UserError where some are missing.
+def judge_claims(plan: ClaimPlan, records: Iterable[Record], results: Results, steps: int | None = None) -> Findings:
+    """Judge the plan's claims by records and their outcomes; raises UserError where some are missing.
 
-    steps: those of pre-training that count; None: of each seed those that were run last.
+    steps: the number of pre-training steps of the checkpoints that count; None: those that were run last.
     """
-    kept = complete(plan, newest(records, steps))
-    found = answers(kept, Results(setup.results))
-    speakers = speakers_of(dict.fromkeys(task.corpus for task in plan.needed), setup)
-    verdicts = agreeing([judged(claim, plan, found, speakers) for claim in plan.claims])
-    columns = columns_of(plan, found)
-    contrasts = {_contrast(each.claim, row) for each in verdicts for row in each.rows}
-    told = notes(plan, len(contrasts), steps_of(plan, kept))
-    return Findings(verdicts, list(columns.values()), scores(plan, found, speakers, columns), told, tables(plan, found))
+    complete = complete_grids(plan, newest_records(records, steps))
+    chosen = choose_by_validation(complete)
+    outcomes = remembered_outcomes(results.outcomes)
+    verdicts = [judge_claim(claim, plan, chosen, outcomes) for claim in plan.claims]
+    headings = score_headings(plan, chosen)
+    contrasts = {_identity(verdict.claim, row) for verdict in verdicts for row in verdict.rows}
+    notes = claim_notes(plan, len(contrasts), pretraining_steps(plan, complete))
+    scores = score_rows(plan, chosen, headings)
+    return Findings(verdicts, list(headings.values()), scores, notes, confusion_tables(plan, chosen, outcomes))
 
 
-def judged(claim: Claim, plan: ClaimPlan, found: PredictionTable, speakers: Mapping[str, str]) -> Verdict:
-    """What became of a claim. speakers: by clip id; a clip without one stands for itself."""
+def remembered_outcomes(outcomes: Outcomes) -> Outcomes:
+    """The same outcomes, read once for each record, because several claims share them."""
+    read: dict[str, Sequence[Row]] = {}
+
+    def remembered(record: Record) -> Sequence[Row]:
+        if record.id not in read:
+            read[record.id] = outcomes(record)
+        return read[record.id]
+
+    return remembered
+
+
+def judge_claim(claim: Claim, plan: ClaimPlan, chosen: SystemRecords, outcomes: Outcomes) -> Verdict:
+    """Contrast the two systems of a claim on each of its tasks and on their average, which decides."""
     if claim.confusions:
-        return _judged_by_confusions(claim, plan, found, speakers)
+        return _judge_confusions(claim, plan, chosen, outcomes)
     names = [*claim.tasks, *claim.beside]
-    cells = [_sides(claim, name, plan, found) for name in names]
-    drawn = draw([sample(both, speakers) for both in cells])
-    firsts = [both[0][0] for both in cells]
+    records = [_records(claim, name, plan, chosen) for name in names]
+    sides = _upstreams(claim, names[0], plan, chosen)
+    collected = [collect_outcomes(task, outcomes) for task in records]
     titles = [plan.tasks[claim.regime][name].name for name in names]
-    every = [_row(titles[at], [firsts[at]], drawn.only(at)) for at in range(len(names))]
     count = len(claim.tasks)
-    some, own = drawn.only(*range(count)), firsts[:count]
-    rows = [*every[:count], *([_row(AVERAGE, own, some)] if count > 1 else [])]
-    relative = [_row("", own, some, relative=True)._replace(task=_relative(own))] if claim.relative else []
-    return Verdict(claim, [*rows, *relative, *every[count:]], rows[-1])
+    single = [
+        _row(title, [task[0]], make_contrast([one], *sides), plan.seeds)
+        for title, task, one in zip(titles, records, collected, strict=True)
+    ]
+    firsts = [task[0] for task in records[:count]]
+    joint = make_contrast(collected[:count], *sides)
+    rows = [*single[:count], *([_row(AVERAGE, firsts, joint, plan.seeds)] if count > 1 else [])]
+    relative = [_row(_relative_title(firsts), firsts, joint, plan.seeds, relative=True)] if claim.relative else []
+    return Verdict(claim, [*rows, *relative, *single[count:]], rows[-1])
 
 
-def agreeing(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """The verdicts, where what several claims contrast has one interval; by itself each has one of its own draws."""
-    first: dict[tuple[str, ...], ContrastRow] = {}
-    found = []
-    for each in verdicts:
-        rows = [first.setdefault(_contrast(each.claim, row), row) for row in each.rows]
-        found.append(each._replace(rows=rows, main=rows[each.rows.index(each.main)]))
-    return found
+def _identity(claim: Claim, row: ContrastRow) -> tuple[str, ...]:
+    """What a row contrasts; several claims may contrast the same."""
+    tasks = claim.tasks if row.relative or row.task == AVERAGE else ()
+    return claim.first, claim.second, claim.regime, row.task, *tasks
 
 
-def _contrast(claim: Claim, row: ContrastRow) -> tuple[str, ...]:
-    of = claim.tasks if row.relative or row.task == AVERAGE else ()
-    return claim.first, claim.second, claim.regime, row.task, *of
-
-
-def _judged_by_confusions(
-    claim: Claim, plan: ClaimPlan, found: PredictionTable, speakers: Mapping[str, str]
-) -> Verdict:
-    """The first kind of confusion decides; the others are shown beside it."""
+def _judge_confusions(claim: Claim, plan: ClaimPlan, chosen: SystemRecords, outcomes: Outcomes) -> Verdict:
+    """Contrast each kind of confusion; the first kind decides and the others are shown beside it."""
     (name,) = claim.tasks
-    both = _sides(claim, name, plan, found)
+    records = _records(claim, name, plan, chosen)
+    sides = _upstreams(claim, name, plan, chosen)
     rows = []
-    for kind, mark in KINDS.items():
-        drawn = draw([marked(both, mark, speakers)])
-        rows.append(_row(f"{name}: {kind}", [TaskPredictions("confusions", False, ())], drawn))
+    for kind, mark in CONFUSION_KINDS.items():
+        contrast = make_contrast([collect_outcomes(records, outcomes, partial(ratios, mark))], *sides)
+        first, second = (100 * float(value) for value in contrast.means().mean(1))
+        interval = contrast_interval(contrast, point_reduction)
+        rows.append(ContrastRow(f"{name}: {kind}", CONFUSIONS, False, False, first, second, interval, plan.seeds))
     return Verdict(claim, rows, rows[0])
 
 
-def _sides(claim: Claim, name: str, plan: ClaimPlan, found: PredictionTable) -> list[list[TaskPredictions]]:
+def _records(claim: Claim, name: str, plan: ClaimPlan, chosen: SystemRecords) -> list[Record]:
+    """The records of both systems of a claim on a task, with every seed; raises UserError where some are missing."""
     task = plan.tasks[claim.regime][name].name
-    return [[_of(found, label, task) for label in labels_of(arm, plan)] for arm in (claim.first, claim.second)]
+    labels = dict.fromkeys([*labels_of(claim.first, plan), *labels_of(claim.second, plan)])
+    return [record for label in labels for record in _records_of(chosen, label, task)]
 
 
-def labels_of(arm: str, plan: ClaimPlan) -> list[str]:
-    """The arm with each seed; the floor, which has none, as often."""
-    return [arm if arm == FLOOR else f"{arm}-{seed}" for seed in range(plan.seeds)]
+def _upstreams(claim: Claim, name: str, plan: ClaimPlan, chosen: SystemRecords) -> tuple[list[str], list[str]]:
+    """The upstreams of both systems of a claim, one for each pre-training seed."""
+    task = plan.tasks[claim.regime][name].name
+    first, second = (
+        [_records_of(chosen, label, task)[0].upstream["name"] for label in labels_of(variant, plan)]
+        for variant in (claim.first, claim.second)
+    )
+    return first, second
 
 
-def _of(found: PredictionTable, label: str, task: str) -> TaskPredictions:
-    if (label, task) not in found:
+def labels_of(variant: str, plan: ClaimPlan) -> list[str]:
+    """The variant with each pre-training seed; the floor, which has none, as often."""
+    return [variant if variant == FLOOR else f"{variant}-{seed}" for seed in range(plan.seeds)]
+
+
+def _records_of(chosen: SystemRecords, label: str, task: str) -> list[Record]:
+    if (label, task) not in chosen:
         raise UserError(
             f"there are no records of {label} on {task} yet, or not all; run the same command without --report"
         )
-    return found[label, task]
+    return chosen[label, task]
 
 
-def _row(task: str, cells: Sequence[TaskPredictions], drawn: Drawn, relative: bool = False) -> ContrastRow:
-    """cells: one of each task."""
-    higher = cells[0].higher
-    statistic = (gain if higher else reduction) if relative else (difference if higher else fewer)
-    first, second = (100 * float(value) for value in drawn.points.mean((1, 2)))
-    metric = ", ".join(dict.fromkeys(cell.metric for cell in cells))
-    return ContrastRow(task, metric, higher, relative, first, second, interval(drawn, statistic))
+def _row(title: str, tasks: Sequence[Record], contrast: Contrast, seeds: int, relative: bool = False) -> ContrastRow:
+    """A row of the table. tasks: a record of each task, for its metric."""
+    higher = tasks[0].higher
+    functions = (relative_gain, relative_reduction) if relative else (point_gain, point_reduction)
+    first, second = (100 * float(value) for value in contrast.means().mean(1))
+    metrics = list(dict.fromkeys(record.metric for record in tasks))
+    bounded = not any(metric in UNBOUNDED for metric in metrics)
+    interval = contrast_interval(contrast, functions[0] if higher else functions[1], bounded)
+    return ContrastRow(title, ", ".join(metrics), higher, relative, first, second, interval, seeds)
 
 
-def _relative(cells: Sequence[TaskPredictions]) -> str:
-    kind = "gain" if cells[0].higher else "reduction"
-    return f"{AVERAGE} relative {kind}" if len(cells) > 1 else f"relative {kind}"
+def _relative_title(tasks: Sequence[Record]) -> str:
+    kind = "gain" if tasks[0].higher else "reduction"
+    return f"{AVERAGE} relative {kind}" if len(tasks) > 1 else f"relative {kind}"
 
 
-def columns_of(plan: ClaimPlan, found: PredictionTable) -> dict[str, str]:
-    """Headings of the scores by the names of tasks, in the order in which claims are judged by them."""
+def score_headings(plan: ClaimPlan, chosen: SystemRecords) -> dict[str, str]:
+    """Headings of the table of scores by task name, in the order in which claims use the tasks."""
     named = dict.fromkeys(name for claim in plan.claims for name in (*claim.tasks, *claim.beside))
-    lower = {task for (_, task), cell in found.items() if not cell.higher}
+    lower = {task for (_, task), records in chosen.items() if not records[0].higher}
     titles = {name: {tasks[name].name for tasks in plan.tasks.values() if name in tasks} for name in named}
     return {name: f"{name} ↓" if titles[name] & lower else name for name in named}
 
 
-def scores(
-    plan: ClaimPlan, found: PredictionTable, speakers: Mapping[str, str], columns: Iterable[str]
-) -> list[list[str]]:
-    """A row for each regime and arm: its score on each task, mean ± standard deviation over pre-training seeds."""
+def score_rows(plan: ClaimPlan, chosen: SystemRecords, names: Iterable[str]) -> list[list[str]]:
+    """A row for each regime and variant: its score on each task, mean ± standard deviation over pre-training seeds."""
     rows = []
     for regime, tasks in plan.tasks.items():
-        for arm in (*plan.arms, FLOOR):
-            titles = [tasks[name].name if name in tasks else "" for name in columns]
-            told = [_score(plan, found, speakers, arm, title) for title in titles]
-            if any(text != "–" for text in told):
-                rows.append([arm, regime, *told])
+        for variant in (*plan.variants, FLOOR):
+            titles = [tasks[name].name if name in tasks else "" for name in names]
+            scores = [_score(plan, chosen, variant, title) for title in titles]
+            if any(text != "–" for text in scores):
+                rows.append([variant, regime, *scores])
     return rows
 
 
-def _score(plan: ClaimPlan, found: PredictionTable, speakers: Mapping[str, str], arm: str, task: str) -> str:
-    labels = list(dict.fromkeys(labels_of(arm, plan)))
-    if not all((label, task) in found for label in labels):
+def _score(plan: ClaimPlan, chosen: SystemRecords, variant: str, task: str) -> str:
+    labels = list(dict.fromkeys(labels_of(variant, plan)))
+    if not all((label, task) in chosen for label in labels):
         return "–"
-    values = [100 * float(value) for value in sample([[found[label, task] for label in labels]], speakers).points()[0]]
+    values = [
+        fmean(math.nan if (score := record.test[record.metric]) is None else score for record in chosen[label, task])
+        for label in labels
+    ]
     return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def tables(plan: ClaimPlan, found: PredictionTable) -> list[Confusion]:
-    """Of each arm that a claim about confusions is about."""
+def confusion_tables(plan: ClaimPlan, chosen: SystemRecords, outcomes: Outcomes) -> list[Confusion]:
+    """A confusion matrix of each variant that a claim about confusions contrasts."""
     wanted = {
-        (arm, claim.regime, claim.tasks[0]): None
+        (variant, claim.regime, claim.tasks[0]): None
         for claim in plan.claims
         if claim.confusions
-        for arm in (claim.first, claim.second)
+        for variant in (claim.first, claim.second)
     }
-    return [
-        Confusion(f"{arm}, {regime}, {name}", *matrix(_of(found, label, task) for label in labels_of(arm, plan)))
-        for arm, regime, name in wanted
-        for task in [plan.tasks[regime][name].name]
-    ]
+    tables = []
+    for variant, regime, name in wanted:
+        task = plan.tasks[regime][name].name
+        records = [record for label in labels_of(variant, plan) for record in _records_of(chosen, label, task)]
+        tables.append(Confusion(f"{variant}, {regime}, {name}", *confusion_matrix(map(outcomes, records))))
+    return tables
 
 
-def cells(verdict: Verdict) -> list[list[str]]:
-    """The rows of a claim as they are shown, under COLUMNS."""
-    start = [title_of(verdict.claim), verdict.claim.regime]
+def verdict_rows(verdict: Verdict) -> list[list[str]]:
+    """The rows of a claim as texts, under COLUMNS."""
+    start = [claim_title(verdict.claim), verdict.claim.regime]
     return [
-        [*start, arrowed(row), f"{row.first:.1f}", f"{row.second:.1f}", text_of(row), word_of(row.interval)]
+        [*start, task_heading(row), f"{row.first:.1f}", f"{row.second:.1f}", difference_with_interval(row), row.word]
         for row in verdict.rows
     ]
 
 
-def arrowed(row: ContrastRow) -> str:
-    """The task, marked where lower scores are better."""
+def task_heading(row: ContrastRow) -> str:
+    """The name of the task, with an arrow where lower scores are better."""
     return row.task if row.higher or row.relative else f"{row.task} ↓"
 
 
-def title_of(claim: Claim) -> str:
-    """Such as "ssast > ssast-random"."""
+def claim_title(claim: Claim) -> str:
+    """The claim in short, such as "ssast > ssast-random"."""
     return f"{claim.first} > {claim.second}"
 
 
-def text_of(row: ContrastRow, unit: str = "") -> str:
-    """Such as "+8.1 [+5.2, +11.0]", in the unit or in percent for a relative gain; "–" for what cannot be had."""
+def difference_with_interval(row: ContrastRow, unit: str = "") -> str:
+    """The difference with its interval, such as "+8.1 [+5.2, +11.0]"; "–" stands for a bound that is not known.
+
+    unit: follows the difference; a relative one is in percent.
+    """
     value, low, high = (f"{bound:+.1f}" if math.isfinite(bound) else "–" for bound in row.interval[:3])
     return f"{value}{' %' if row.relative else unit} [{low}, {high}]"
 
 
-def sentence(verdict: Verdict) -> str:
-    """A claim, what came out by its main row, and what its paper reports."""
+def verdict_sentence(verdict: Verdict) -> str:
+    """A claim, the result of the row that decides, and what the paper reports."""
     claim, main = verdict.claim, verdict.main
     unit = f" points of {METRICS[main.metric]}" if main.metric in METRICS else " points"
-    relative = "".join(f", {row.task} {text_of(row)}" for row in verdict.rows if row.relative)
+    relative = "".join(f", {row.task} {difference_with_interval(row)}" for row in verdict.rows if row.relative)
     where = "" if claim.tasks == TASKS else f", {main.task if claim.confusions else ' and '.join(claim.tasks)}"
-    told = f"{text_of(main, unit)}{relative}: {verdict.word}; the paper: {claim.paper}"
-    return f"{title_of(claim)}, {claim.regime}{where}: {told}"
+    result = f"{difference_with_interval(main, unit)}{relative}: {verdict.word}; the paper: {claim.paper}"
+    return f"{claim_title(claim)}, {claim.regime}{where}: {result}"
 
 
-def markdown(findings: Findings) -> str:
-    """Sentences, contrasts, scores, confusions and notes."""
-    rows = [row for verdict in findings.verdicts for row in cells(verdict)]
+def claims_markdown(findings: Findings) -> str:
+    """The whole page: a sentence for each claim, the contrasts, scores, confusions and notes."""
+    rows = [row for verdict in findings.verdicts for row in verdict_rows(verdict)]
     shown = {row[0] for row in findings.scores}
-    systems = [[name, what] for name, what in WHAT.items() if name in shown]
+    systems = [[name, text] for name, text in DESCRIPTIONS.items() if name in shown]
     return "\n".join(
         [
             f"# What the papers claim, re-run at size {SIZE}", "",
             "Made by `bench claims`. Each line: is the first system better than the second, by how many percentage"
             " points on average over the tasks [95 % interval], and what the paper reports of its own, large models and"
-            " data. Above 0 is better: more that is right, or fewer errors.",
-            "", *(f"- {sentence(verdict)}" for verdict in findings.verdicts),
-            "", "## By task", "", *table(COLUMNS, rows),
-            "", "## Scores", "", *table(["system", "regime", *findings.tasks], findings.scores),
-            *(line for found in findings.confusions for line in confusion_told(found)),
-            "", *table(["system", "what it is"], systems), "", *(f"- {note}" for note in findings.notes), "",
+            " data. Above 0 is better: more correct predictions, or fewer errors.",
+            "", *(f"- {verdict_sentence(verdict)}" for verdict in findings.verdicts),
+            "", "## By task", "", *table_lines(COLUMNS, rows),
+            "", "## Scores", "", *table_lines(["system", "regime", *findings.tasks], findings.scores),
+            *(line for confusion in findings.confusions for line in confusion_lines(confusion)),
+            "", *table_lines(["system", "what it is"], systems), "", *(f"- {note}" for note in findings.notes), "",
         ]
     )  # fmt: skip
 
 
-def confusion_told(found: Confusion) -> list[str]:
-    """Its lines."""
-    what = "Percent of the test clips of each language that are taken for each, means over seeds."
-    return ["", f"### Confusions: {found.title}", "", what, "", *table(found.columns, found.rows)]
+def confusion_lines(confusion: Confusion) -> list[str]:
+    """The lines of a confusion matrix with its heading."""
+    caption = "Percent of the test clips of each language that are taken for each, means over seeds."
+    return ["", f"### Confusions: {confusion.title}", "", caption, "", *table_lines(confusion.columns, confusion.rows)]
 
 
-def write(folder: Path, findings: Findings) -> list[Path]:
-    """claims.md and claims.csv; gives their paths."""
+def write_claims(folder: Path, findings: Findings) -> list[Path]:
+    """Write claims.md and claims.csv into a folder and return their paths."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     columns = ["first_system", "second_system", "regime", "task", "metric", "first", "second", *Interval._fields]
@@ -292,9 +331,9 @@ def write(folder: Path, findings: Findings) -> list[Path]:
         claim = verdict.claim
         for row in verdict.rows:
             numbers = [f"{number:.4f}" for number in (row.first, row.second, *row.interval)]
-            whose = [claim.first, claim.second, claim.regime, row.task, row.metric]
-            writer.writerow([*whose, *numbers, word_of(row.interval), claim.paper])
+            names = [claim.first, claim.second, claim.regime, row.task, row.metric]
+            writer.writerow([*names, *numbers, row.word, claim.paper])
     paths = [folder / "claims.md", folder / "claims.csv"]
-    write_text(paths[0], markdown(findings))
+    write_text(paths[0], claims_markdown(findings))
     write_text(paths[1], text.getvalue())
     return paths

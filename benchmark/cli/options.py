@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they stand for."""
+"""Options that several commands share, and functions that turn their values into settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.environment import device_of
-from benchmark.errors import UserError, unknown
+from benchmark.environment import resolve_device
+from benchmark.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from benchmark.tasks import Protocol, Task
@@ -19,60 +19,83 @@ REFERENCE = (
     "NAME, NAME@FILE?key=value, NAME@random, hf:FOLDER_OR_ID, s3prl:NAME@FILE, speechbrain:FOLDER_OR_ID, fairseq:FILE"
     " or file.py:function?key=value"
 )
-UpstreamArgument = Annotated[str, typer.Argument(help=REFERENCE)]
-UpstreamArguments = Annotated[list[str], typer.Argument(metavar="UPSTREAM...", help=REFERENCE)]
-TaskOption = Annotated[list[str] | None, typer.Option("--task", help="A task; may be repeated.")]
-SuiteOption = Annotated[list[str] | None, typer.Option("--suite", help="A suite of tasks; may be repeated.")]
+UpstreamArgument = Annotated[str, typer.Argument(metavar="UPSTREAM", help=f"Encoder: {REFERENCE}.")]
+UpstreamArguments = Annotated[list[str], typer.Argument(metavar="UPSTREAM...", help=f"Encoders: {REFERENCE}.")]
+TaskOption = Annotated[list[str] | None, typer.Option("--task", help="Name of a task; may be repeated.")]
+SuiteOption = Annotated[list[str] | None, typer.Option("--suite", help="Name of a suite of tasks; may be repeated.")]
 ProtocolOption = Annotated[
     Path | None,
-    typer.Option("--protocol", help="A file like tasks.yaml; without --task or --suite all its tasks are run."),
+    typer.Option(
+        "--protocol",
+        help="YAML file with tasks and suites, like tasks.yaml; without --task and --suite, all its tasks are used.",
+    ),
+]
+ProtocolFileOption = Annotated[
+    Path | None, typer.Option("--protocol", help="YAML file with tasks and suites. [default: the built-in tasks.yaml]")
 ]
 DataOption = Annotated[
-    list[str] | None, typer.Option("--data", metavar="NAME=PATH", help="Where a corpus lies; may be repeated.")
+    list[str] | None, typer.Option("--data", metavar="NAME=PATH", help="Folder or table of a corpus; may be repeated.")
 ]
 HomeOption = Annotated[
     Path,
-    typer.Option("--home", envvar="BENCH_HOME", help="Corpora, manifests and features: may be deleted at any time."),
+    typer.Option(
+        "--home", envvar="BENCH_HOME", help="Folder for corpora, manifests and features; can be deleted at any time."
+    ),
 ]
-ResultsOption = Annotated[Path, typer.Option("--results", help="Records and tables: keep these.")]
-WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32 or bf16, of the upstream.")]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Clips of each split: a quick look.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="Folder for records and tables; keep it.")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Number of processes that share the work.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="Device to compute on: auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="Precision of the upstream: fp32 or bf16.")]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Use at most this many clips of each split, for a quick trial.")
+]
 BudgetOption = Annotated[
     float,
-    typer.Option("--budget", min=0, help="GB that one store of frames may take; beyond it the upstream runs live."),
+    typer.Option(
+        "--budget",
+        min=0,
+        help="Most GB that one store of frame features may take; above it, the upstream runs during training.",
+    ),
 ]
-SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Leave out and count clips that cannot be used.")]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out unusable clips, and report their number, instead of stopping.")
+]
 PerLayerOption = Annotated[
-    bool, typer.Option("--per-layer", help="Probe each layer alone too, beside their learned sum.")
+    bool, typer.Option("--per-layer", help="Probe each layer separately too, besides their learned weighted sum.")
 ]
 OnlyOption = Annotated[
-    str | None, typer.Option("--only", metavar="KIND", help="Leave out clips without a label of this kind.")
+    str | None, typer.Option("--only", metavar="KIND", help="Use only clips that have a label of this kind.")
 ]
 SaveEveryOption = Annotated[
-    float | None, typer.Option("--save-every", min=0, help="Seconds between states to resume from; 10 to 300.")
+    float | None,
+    typer.Option(
+        "--save-every",
+        min=0,
+        help="Seconds between saved states to resume from. [default: 10 to 300, depending on the model's size]",
+    ),
 ]
-ReadersOption = Annotated[int, typer.Option("--workers", min=0, help="Threads that read audio; 0: up to 16.")]
+ReadersOption = Annotated[
+    int, typer.Option("--workers", min=0, help="Number of threads that read audio; 0: one per core, at most 16.")
+]
 HOME = Path.home() / ".cache" / "bench"
 
 
-def tasks_of(path: Path | None, names: list[str] | None, suites: list[str] | None) -> list[Task]:
-    """The tasks that are asked for; without names and suites all of a file, or those of the default suite."""
-    protocol = protocol_of(path)
+def selected_tasks(path: Path | None, names: list[str] | None, suites: list[str] | None) -> list[Task]:
+    """Return the named tasks and suites; without any, all tasks of the file `path`, or else the default suite."""
+    protocol = read_protocol(path)
     if not names and not suites:
         return list(protocol.tasks.values()) if path else protocol.choose([], ["default"])
     return protocol.choose(names or [], suites or [])
 
 
-def protocol_of(path: Path | None) -> Protocol:
-    """The tasks and suites of a file, or the built-in ones."""
+def read_protocol(path: Path | None) -> Protocol:
+    """Return the tasks and suites of a file, or the built-in ones."""
     from benchmark.tasks import load_tasks
 
     return load_tasks(path)
 
 
-def setup_of(
+def setup_from_options(
     data: list[str] | None,
     home: Path,
     results: Path,
@@ -83,22 +106,22 @@ def setup_of(
     skip_bad: bool,
     per_layer: bool = False,
 ) -> Setup:
-    """How and where to run, as the options say."""
+    """Return the setup of a run from the options."""
     from benchmark.values import Setup
 
     return Setup(
-        expanded(home).resolve(), expanded(results), tuple(sorted(pairs_of(data).items())), device_of(device),
-        precision_of(precision), budget, limit, skip_bad, per_layer,
+        expand_home(home).resolve(), expand_home(results), tuple(sorted(corpus_paths(data).items())),
+        resolve_device(device), checked_precision(precision), budget, limit, skip_bad, per_layer,
     )  # fmt: skip
 
 
-def expanded(path: Path) -> Path:
-    """With the home folder that a leading ~ stands for, or as it is where there is none."""
+def expand_home(path: Path) -> Path:
+    """Return the path with a leading ~ replaced by the home folder, where there is one."""
     return Path(os.path.expanduser(path))
 
 
-def pairs_of(data: list[str] | None) -> dict[str, str]:
-    """Where corpora lie, by name."""
+def corpus_paths(data: list[str] | None) -> dict[str, str]:
+    """Return the paths given by --data, by corpus; raise UserError for another form than NAME=PATH."""
     pairs = {}
     for item in data or []:
         name, equals, path = item.partition("=")
@@ -108,8 +131,8 @@ def pairs_of(data: list[str] | None) -> dict[str, str]:
     return pairs
 
 
-def precision_of(name: str) -> str:
-    """The name of a precision that there is."""
+def checked_precision(name: str) -> str:
+    """Return the name of a precision; raise UserError for an unknown one."""
     if name not in ("fp32", "bf16"):
-        raise unknown("precision", name, ["fp32", "bf16"])
+        raise unknown_name("precision", name, ["fp32", "bf16"])
     return name

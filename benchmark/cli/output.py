@@ -1,4 +1,4 @@
-"""What `bench` prints, the tables it writes, and how it ends."""
+"""Printed lines and tables, the tables that `bench` writes, and its exit codes."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ if TYPE_CHECKING:
     from upstreams.families.s3prl_entries import HubEntry
 
 
-def show(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Print a leaderboard with its notes."""
-    from benchmark.tables.cells import notes
-    from benchmark.tables.report import drawn
+def print_leaderboard(table: Table, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Print a leaderboard and its notes."""
+    from benchmark.tables.cells import table_notes
+    from benchmark.tables.report import terminal_tables
 
     screen = console()
-    for board in drawn(table, rows, columns, screen.width):
+    for board in terminal_tables(table, rows, columns, screen.width):
         screen.print(board)
-    for note in notes(table):
+    for note in table_notes(table):
         say(f"  {note}")
 
 
-def board_of(folder: Path, records: list[Record]) -> tuple[Board, Outcomes]:
-    """The board of all records of a folder, and what gives their outcomes."""
+def read_board(folder: Path, records: list[Record]) -> tuple[Board, Outcomes]:
+    """Return the leaderboard of all records of a folder, and a function that reads their outcomes."""
     from benchmark.tables.ranking import board
 
-    outcomes = outcomes_of(folder)
-    found = board(records, outcomes)
-    for problem in found.problems:
+    outcomes = outcome_reader(folder)
+    result = board(records, outcomes)
+    for problem in result.problems:
         warn(problem)
-    lost = sum(math.isnan(cell.low) and not math.isnan(cell.value) for cell in found.table.values())
+    lost = sum(math.isnan(cell.low) and not math.isnan(cell.value) for cell in result.table.values())
     if lost:
         warn(
-            f"cells without an interval: {lost}; their outcomes in {folder / 'runs'} (JOB.outcomes.csv.gz) are missing"
-            " or damaged, a seed lacks a fold, or their clips all depend on each other"
+            f"cells without an interval: {lost}; their outcomes in {folder} are missing or damaged,"
+            " a seed lacks a fold, or their clips all depend on each other"
         )
-    return found, outcomes
+    return result, outcomes
 
 
-def outcomes_of(folder: Path) -> Outcomes:
-    """What gives the outcomes of a record's test split; those of one task at a time are kept in memory."""
+def outcome_reader(folder: Path) -> Outcomes:
+    """Return a function that reads the test outcomes of a record; it keeps those of one task at a time in memory."""
     from benchmark.records import Results
 
-    results, kept, at = Results(folder), dict[str, list[dict[str, str]]](), ""
+    results, cached, task = Results(folder), dict[str, list[dict[str, str]]](), ""
 
     def read(record: Record) -> list[dict[str, str]]:
-        nonlocal at
-        if record.task["name"] != at:
-            kept.clear()
-            at = record.task["name"]
-        if record.id not in kept:
-            kept[record.id] = results.outcomes(record)
-        return kept[record.id]
+        nonlocal task
+        if record.task["name"] != task:
+            cached.clear()
+            task = record.task["name"]
+        if record.id not in cached:
+            cached[record.id] = results.outcomes(record)
+        return cached[record.id]
 
     return read
 
@@ -77,16 +77,18 @@ def write_tables(
     columns: Sequence[str] = (),
     beside: Sequence[Published] = (),
 ) -> None:
-    """Write the tables of everything in a folder, new rows and columns after those that were there."""
-    from benchmark.tables.report import order_of, write
+    """Write the tables of all records of a folder; new rows and columns follow the existing ones."""
+    from benchmark.tables.report import stored_order, write_leaderboard
 
-    before = order_of(folder)
-    for path in write(folder, board, records, outcomes, [*before[0], *rows], [*before[1], *columns], beside):
+    before = stored_order(folder)
+    for path in write_leaderboard(
+        folder, board, records, outcomes, [*before[0], *rows], [*before[1], *columns], beside
+    ):
         say(f"wrote {path}")
 
 
-def draw(columns: list[str], rows: list[list[str]]) -> None:
-    """Print any table."""
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
     from rich.table import Table
 
     table = Table(*columns)
@@ -95,22 +97,25 @@ def draw(columns: list[str], rows: list[list[str]]) -> None:
     console().print(table)
 
 
-def families(entries: Mapping[str, HubEntry]) -> list[list[str]]:
-    """A row for each family of s3prl's entries: its name, its entries, and why those that cannot run here cannot."""
+def family_rows(entries: Mapping[str, HubEntry]) -> list[list[str]]:
+    """Return a row for each family of s3prl's entries: its name, its entries, and why some of them cannot run here."""
     rows = []
     for family in sorted({entry.family for entry in entries.values()}):
-        own = [entry for entry in entries.values() if entry.family == family]
+        members = [entry for entry in entries.values() if entry.family == family]
         broken: dict[str, list[str]] = {}
-        for entry in own:
+        for entry in members:
             if entry.reason:
                 broken.setdefault(entry.reason, []).append(entry.name)
-        told = [reason if len(some) == len(own) else f"{', '.join(some)}: {reason}" for reason, some in broken.items()]
-        rows.append([family, ", ".join(entry.name for entry in own), "; ".join(told)])
+        reasons = [
+            reason if len(names) == len(members) else f"{', '.join(names)}: {reason}"
+            for reason, names in broken.items()
+        ]
+        rows.append([family, ", ".join(entry.name for entry in members), "; ".join(reasons)])
     return rows
 
 
 def console() -> Console:
-    """For plain text: a label such as "[b]" or ":x:" is no markup."""
+    """Return a console for plain text, in which a label such as "[b]" or ":x:" is not markup."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
@@ -122,38 +127,38 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a sentence for the user, in one line, to stderr."""
+    """Print a sentence for the user to stderr, as one line."""
     print(f"bench: {' '.join(text.splitlines())}", file=sys.stderr, flush=True)
 
 
-def readable(results: Path, asked: Collection[str] = ()) -> list[Record]:
-    """All records of a folder that count: of this protocol, and of one run of each upstream on each task.
+def read_current_records(results: Path, preferred: Collection[str] = ()) -> list[Record]:
+    """Return the current records of a folder: of this protocol, and of one run of each upstream on each task.
 
-    asked: ids of those that a run was asked for.
+    preferred: ids of records to choose where an upstream has several runs on a task.
     """
     from benchmark.plan import PROTOCOL
     from benchmark.records import Results
-    from benchmark.tables.leaderboard import current
+    from benchmark.tables.leaderboard import current_records
 
     records, strange = Results(results).read_all()
     for path in strange:
-        warn(f"{path} is not a record this version can read; it is left out and left alone")
+        warn(f"{path} is not a record that this version can read; it is left out of the tables, and not changed")
     old = [record for record in records if record.protocol != PROTOCOL]
     if old:
         warn(
-            f"{len(old)} records in {results} are of protocol {old[0].protocol}, not {PROTOCOL}: their numbers do not"
-            " compare and are left out; run the same command again to renew them"
+            f"{len(old)} records in {results} are of protocol {old[0].protocol}, not {PROTOCOL}: their numbers are not"
+            " comparable and are left out; run the same command again to compute them anew"
         )
     records = [record for record in records if record.protocol == PROTOCOL]
-    kept = current(records, asked)
+    kept = current_records(records, preferred)
     if len(kept) < len(records):
         say(f"{len(records) - len(kept)} records of other runs (other weights, data or settings) are left out")
     return kept
 
 
-def finish(failures: Sequence[Failure], some_done: bool) -> None:
-    """Name what failed; exit with 2 where all of it was a mistake of the user's and nothing was done, else with 1."""
-    for failed in failures:
-        warn(f"{failed.where}: {failed.message}" + (f" (see {failed.path})" if failed.path else ""))
+def exit_on_failures(failures: Sequence[Failure], some_succeeded: bool) -> None:
+    """Report failures and exit: with 2 where all are user errors and nothing was computed, else with 1."""
+    for failure in failures:
+        warn(f"{failure.where}: {failure.message}" + (f" (see {failure.path})" if failure.path else ""))
     if failures:
-        raise typer.Exit(2 if not some_done and all(failed.users for failed in failures) else 1)
+        raise typer.Exit(2 if not some_succeeded and all(failure.users for failure in failures) else 1)

@@ -1,1 +1,1 @@
-"""`bench compare`: two upstreams, task by task."""
+"""Compare two upstreams task by task, as `bench compare` does."""

@@ -1,4 +1,4 @@
-"""Two upstreams, task by task: is the difference real? From records and their outcomes alone."""
+"""Compare two upstreams task by task with paired tests, from records and their outcomes alone."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from benchmark.comparison.disagreements import Disagreements, disagreements_of
 from benchmark.errors import UserError
 from benchmark.records import Record
-from benchmark.statistics.intervals import DRAWS, Interval, difference, holm, mcnemar
-from benchmark.statistics.outcomes import UNBOUNDED, Outcomes, evidence, scale_of
-from benchmark.statistics.resampling import Floats, Shares
+from benchmark.statistics.intervals import DRAWS, Interval, holm, mcnemar
+from benchmark.statistics.outcomes import Outcomes, ScoredTask, collect_outcomes, score_task
+from benchmark.statistics.resampling import Ratios
 from benchmark.tables.leaderboard import leaderboard
-from benchmark.tables.ranking import Judged, by_task, chosen, judge
+from benchmark.tables.ranking import group_by_task, leaderboard_records
 
-LEVEL = 0.05  # of all tests together
-SINGLE = ("accuracy", "micro_f1")
+SIGNIFICANCE = 0.05  # significance level of all tests together
+ONE_LABEL_METRICS = ("accuracy", "micro_f1")
 
 
-class Side(NamedTuple):
-    """What one upstream scored on a task: mean over its seeds, with its interval; 0 seeds where nothing is trained."""
+class UpstreamScore(NamedTuple):
+    """An upstream's score on a task: the mean over its seeds with its interval. seeds: 0 if the head is not trained."""
 
     score: Interval
     seeds: int
@@ -31,39 +29,43 @@ class Side(NamedTuple):
 class TaskComparison(NamedTuple):
     """Two upstreams on one task.
 
-    difference: of the first to the second, in points. test: how p was found. adjusted: p by Holm's method over all
-    tests of the comparison. unit, clusters: what was resampled.
+    difference: score of the first minus score of the second, in points. test: the name of the test that gave p.
+    adjusted: p adjusted by Holm's method for all tests of the comparison. unit, clusters: what was resampled, such as
+    "speakers", and how many there are.
     """
 
     task: str
     metric: str
     higher: bool
-    first: Side
-    second: Side
+    first: UpstreamScore
+    second: UpstreamScore
     difference: Interval
     test: str
     p: float
     adjusted: float
-    flips: Disagreements
+    disagreements: Disagreements
     unit: str
     clusters: int
 
     @property
     def verdict(self) -> str:
-        """Of the first: "better" or "worse" where the adjusted test says so, be it of one seed, else "not resolved"."""
-        if not self.adjusted < LEVEL or self.difference.value == 0:
+        """Whether the first upstream is "better" or "worse" (", for one seed" may follow), or "not resolved".
+
+        It is "not resolved" unless the adjusted p is below SIGNIFICANCE.
+        """
+        if not self.adjusted < SIGNIFICANCE or self.difference.value == 0:
             return "not resolved"
         word = "better" if (self.difference.value > 0) == self.higher else "worse"
         return f"{word}, for one seed" if self.one_seed else word
 
     @property
     def one_seed(self) -> bool:
-        """Whether neither was run with several, so that nothing tells how much another would change."""
+        """Whether both were run with a single seed, so that the variation between seeds is unknown."""
         return self.first.seeds == self.second.seeds == 1
 
 
 class Pair(NamedTuple):
-    """Two upstreams on all tasks that both were run on. alone: tasks that only one of them was."""
+    """Two upstreams on all tasks that both were run on. alone: tasks that only one of them was run on."""
 
     first: str
     second: str
@@ -71,16 +73,20 @@ class Pair(NamedTuple):
     alone: list[str]
 
 
-def compare(records: Mapping[str, Sequence[Record]], outcomes: Outcomes, draws: int = DRAWS) -> list[Pair]:
-    """The first upstream against each other one; records: of each, those of one run on each task.
+def compare_upstreams(records: Mapping[str, Sequence[Record]], outcomes: Outcomes, draws: int = DRAWS) -> list[Pair]:
+    """Compare the first upstream with each of the others.
 
-    Raises UserError where they were tested by different protocols or on different clips, saying which.
+    records: the records of each upstream, from one run on each task. Raises UserError if the upstreams were tested with
+    different protocols or on different clips; the message names the difference.
     """
     first, *others = records
-    sides = {name: by_task(chosen(some, leaderboard(some))) for name, some in records.items()}
+    sides = {
+        name: group_by_task(leaderboard_records(upstream_records, leaderboard(upstream_records)))
+        for name, upstream_records in records.items()
+    }
     pairs = [_pair(first, other, sides, outcomes, draws) for other in others]
-    adjusted = iter(holm([each.p for pair in pairs for each in pair.tasks]))
-    return [pair._replace(tasks=[each._replace(adjusted=next(adjusted)) for each in pair.tasks]) for pair in pairs]
+    adjusted = iter(holm([task.p for pair in pairs for task in pair.tasks]))
+    return [pair._replace(tasks=[task._replace(adjusted=next(adjusted)) for task in pair.tasks]) for pair in pairs]
 
 
 def _pair(
@@ -89,16 +95,16 @@ def _pair(
     one, other = sides[first], sides[second]
     shared = [task for task in one if task in other]
     if not shared:
-        told = f"{first} on {', '.join(one) or 'none'}; {second} on {', '.join(other) or 'none'}"
-        raise UserError(f"{first} and {second} have no task in common ({told}); run both on the same tasks")
+        tasks = f"{first} on {', '.join(one) or 'none'}; {second} on {', '.join(other) or 'none'}"
+        raise UserError(f"{first} and {second} have no task in common ({tasks}); run both on the same tasks")
     for task in shared:
-        refuse_unlike(one[task], other[task], outcomes)
+        check_comparable(one[task], other[task], outcomes)
     compared = [_compared(first, second, [*one[task], *other[task]], outcomes, draws) for task in shared]
     return Pair(first, second, compared, sorted(set(one) ^ set(other)))
 
 
-def refuse_unlike(first: Sequence[Record], second: Sequence[Record], outcomes: Outcomes) -> None:
-    """Raise UserError where two upstreams were not asked the same thing on a task."""
+def check_comparable(first: Sequence[Record], second: Sequence[Record], outcomes: Outcomes) -> None:
+    """Raise UserError if two upstreams were not tested in the same way and on the same data on a task."""
     one, other = first[0], second[0]
     where = f"{one.upstream['name']} and {other.upstream['name']} cannot be compared on {one.task['name']}"
     pairs: list[tuple[str, object, object]] = [
@@ -107,18 +113,20 @@ def refuse_unlike(first: Sequence[Record], second: Sequence[Record], outcomes: O
         *((key, one.task.get(key), other.task.get(key)) for key in sorted({*one.task, *other.task})),
         ("fine-tuning", one.features == "finetune", other.features == "finetune"),
         ("--limit", one.limit, other.limit),
-        ("folds", sorted({each.fold or "" for each in first}), sorted({each.fold or "" for each in second})),
+        ("folds", sorted({record.fold or "" for record in first}), sorted({record.fold or "" for record in second})),
     ]
-    for what, mine, theirs in pairs:
+    for setting, mine, theirs in pairs:
         if mine != theirs:
-            raise UserError(f"{where}: their protocols differ in {what}, {mine} and {theirs}; run both in the same way")
+            raise UserError(
+                f"{where}: their protocols differ in {setting}, {mine} and {theirs}; run both in the same way"
+            )
     for name, side in ((one.upstream["name"], first), (other.upstream["name"], second)):
         if any(record.test.get(record.metric) is None for record in side):
             raise UserError(
                 f"{where}: {name} has no score there: it diverged, or nothing could be scored; leave the task out"
             )
-    if {(each.fold, each.selection) for each in first} != {(each.fold, each.selection) for each in second}:
-        evidence([*first, *second], outcomes)  # names a clip, where the clips tested are not the same
+    if {(record.fold, record.selection) for record in first} != {(record.fold, record.selection) for record in second}:
+        collect_outcomes([*first, *second], outcomes)  # raises UserError that names a clip if the tested clips differ
         raise UserError(
             f"{where}: the test set is the same, but their data differ in audio, labels or training clips (selections"
             f" {one.selection[:12]} and {other.selection[:12]}); run both on the same corpus"
@@ -126,59 +134,35 @@ def refuse_unlike(first: Sequence[Record], second: Sequence[Record], outcomes: O
 
 
 def _compared(first: str, second: str, records: Sequence[Record], outcomes: Outcomes, draws: int) -> TaskComparison:
-    judged = judge(records, outcomes, draws)
-    columns = [judged.evidence.columns(name) for name in (first, second)]
-    for name, some in zip((first, second), columns, strict=True):
-        if not some:
+    judged = score_task(records, outcomes, draws)
+    columns = [judged.outcomes.columns(name) for name in (first, second)]
+    for name, runs in zip((first, second), columns, strict=True):
+        if not runs:
             task = records[0].task["name"]
             raise UserError(f"no seed of {name} was run on every fold of {task}; finish it by the same bench run")
-    flips = disagreements_of(first, second, records, outcomes)
-    found = difference(judged.found, columns[0], columns[1])
-    exact = judged.metric in SINGLE and _exact(judged, columns)
-    told = found.interval.scaled(scale_of(judged.metric))
-    if _same(judged, columns):
-        told, found = told._replace(low=0.0, high=0.0), found._replace(p=1.0)
-    p = mcnemar(round(flips.gained), round(flips.lost)) if exact else found.p
+    disagreements = disagreements_of(first, second, records, outcomes)
+    test = judged.difference(first, second)
+    exact = judged.metric in ONE_LABEL_METRICS and _exact(judged, columns)
+    p = mcnemar(round(disagreements.gained), round(disagreements.lost)) if exact else test.p
     trained = records[0].lr is not None
-    sides = [Side(judged.interval(some), len(some) if trained else 0) for some in columns]
+    sides = [UpstreamScore(judged.interval(runs), len(runs) if trained else 0) for runs in columns]
     return TaskComparison(
         task=records[0].task["name"], metric=judged.metric, higher=judged.higher, first=sides[0], second=sides[1],
-        difference=_possible(told, judged.metric), test=_test(judged, exact), p=p,
-        adjusted=math.nan, flips=flips, unit=judged.evidence.unit, clusters=judged.found.clusters,
+        difference=test.interval, test=_test_name(judged, exact), p=p, adjusted=math.nan,
+        disagreements=disagreements, unit=judged.outcomes.unit, clusters=judged.distribution.clusters,
     )  # fmt: skip
 
 
-def _same(judged: Judged, columns: Sequence[Sequence[int]]) -> bool:
-    """Whether each run of one has its equal in the other: then the two are one, whatever their seeds differ by."""
-    values = [sorted(judged.found.values[some]) for some in columns]
-    alike = all(judged.found.variance(_contrast(judged, pair)) == 0 for pair in zip(*columns, strict=False))
-    return values[0] == values[1] and alike
+def _exact(judged: ScoredTask, columns: Sequence[Sequence[int]]) -> bool:
+    """Whether the pairs are independent clips with one prediction of each upstream, as the exact test needs."""
+    sample = judged.outcomes.scores
+    single = isinstance(sample, Ratios) and bool((sample.sizes == 1).all())
+    return single and all(len(runs) == 1 for runs in columns)
 
 
-def _contrast(judged: Judged, pair: tuple[int, int]) -> Floats:
-    weights = np.zeros(len(judged.found.values))
-    weights[list(pair)] = 1.0, -1.0
-    return weights
-
-
-def _possible(told: Interval, metric: str) -> Interval:
-    """No more than all there is between nothing and everything right."""
-    whole = math.inf if metric in UNBOUNDED else scale_of(metric)
-    if math.isnan(told.low):
-        return told
-    return told._replace(low=max(told.low, -whole), high=min(told.high, whole))
-
-
-def _exact(judged: Judged, columns: Sequence[Sequence[int]]) -> bool:
-    """Whether the pairs are independent clips, each answered once by both."""
-    sample = judged.evidence.sample
-    single = isinstance(sample, Shares) and bool((sample.sizes == 1).all())
-    return single and all(len(some) == 1 for some in columns)
-
-
-def _test(judged: Judged, exact: bool) -> str:
-    """Over clusters, McNemar's statistic is a t test of their sums of discordant pairs."""
+def _test_name(judged: ScoredTask, exact: bool) -> str:
+    """Return the name of the test; over clusters, McNemar's test is a t test of their sums of discordant pairs."""
     if exact:
         return "McNemar, exact"
-    kind = "McNemar" if judged.metric in SINGLE else "paired bootstrap"
-    return f"{kind} over {judged.evidence.unit}"
+    kind = "McNemar" if judged.metric in ONE_LABEL_METRICS else "paired bootstrap"
+    return f"{kind} over {judged.outcomes.unit}"

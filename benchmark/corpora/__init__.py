@@ -1,4 +1,4 @@
-"""Corpora: one generator each, from a folder of audio to plain values."""
+"""Corpora: for each, a generator that reads a folder of audio and yields utterances and trials."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from benchmark.values import Engine, Trial, Utterance
+from benchmark.values import Engine, SplitTrial, Utterance
 
-Generator = Callable[[Path], Iterator[Utterance | Trial]]
+CorpusReader = Callable[[Path], Iterator[Utterance | SplitTrial]]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """generate: reads a folder. make: writes the audio into the folder first, for corpora that need no download."""
+    """A corpus.
+
+    generate: yields the utterances and trials of a folder. make: writes the audio into the folder first, for corpora
+    that need no download.
+    """
 
     name: str
-    generate: Generator
+    generate: CorpusReader
     make: Callable[[Path, Engine], None] | None = None
 
     @property
     def datasheet(self) -> str:
-        """Licence, source, size and expected tree."""
+        """The docstring of `generate`: a title in the first line, then licence, source, size and folder tree."""
         return (self.generate.__doc__ or "").strip()
 
 
@@ -30,10 +34,10 @@ CORPORA: dict[str, Corpus] = {}
 MODULES = ("tiny", "fsdd")
 
 
-def corpus(make: Callable[[Path, Engine], None] | None = None) -> Callable[[Generator], Generator]:
+def register_corpus(make: Callable[[Path, Engine], None] | None = None) -> Callable[[CorpusReader], CorpusReader]:
     """Register a generator under its function's name."""
 
-    def register(generate: Generator) -> Generator:
+    def register(generate: CorpusReader) -> CorpusReader:
         name = getattr(generate, "__name__", "")
         CORPORA[name] = Corpus(name, generate, make)
         return generate
@@ -41,8 +45,8 @@ def corpus(make: Callable[[Path, Engine], None] | None = None) -> Callable[[Gene
     return register
 
 
-def corpora() -> dict[str, Corpus]:
-    """Every registered corpus by name."""
+def registered_corpora() -> dict[str, Corpus]:
+    """Return every registered corpus by name."""
     for module in MODULES:
         import_module(f"benchmark.corpora.{module}")
     return CORPORA

@@ -1,4 +1,4 @@
-"""A corpus of the user's own: a table of files, or folders named after labels."""
+"""Reads the user's own corpora: a table of audio files, or folders of audio files named after labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UserError
-from benchmark.values import Trial, Utterance
+from benchmark.values import SplitTrial, Utterance
 
 if TYPE_CHECKING:
     import pandas
@@ -26,22 +26,22 @@ SPLITS = {
 RESERVED = {"id", "file_name", "split", "start", "end"}
 
 
-def folder(root: Path) -> Iterator[Utterance | Trial]:
-    """Any recordings, described by a table or by the names of their folders.
+def folder(root: Path) -> Iterator[Utterance | SplitTrial]:
+    """Yield any recordings, labelled by a table or by the names of their folders.
 
     A table (CSV, JSONL or Parquet: `root` itself, or metadata.csv in it or in its train/, valid/, test/ folders)
-    follows the Hugging Face audiofolder convention: `file_name` relative to the table, one column per label;
-    optional `id`, `split` (else the first folder of `file_name`, where that is called after a split), `start` and `end`
-    (seconds). Several labels in one cell are joined by "|". An empty cell is no label.
+    follows the Hugging Face audiofolder convention. It has a column `file_name`, relative to the table, and a column
+    per label. It may have `id`, `split` (by default the first folder of `file_name` if it is named after a split),
+    `start` and `end` (seconds). Several labels in one cell are joined by "|". An empty cell is no label.
     Without a table, audio lies in [split/]label/file and its label is called "label".
-    Without splits, 80/10/10 % of the speakers (of the files, where no `speaker` is given) are drawn by hash; with train
-    and test alone, a tenth of train is drawn for validation, by speaker unless train and test share speakers.
+    Without splits, the speakers (or the files, where there is no `speaker`) are divided 80/10/10 % by hash. With train
+    and test alone, a tenth of train becomes the validation split, by speaker unless train and test share speakers.
     A trial list is trials.csv (enroll, test, target[, split]) or trials.txt ("1 enroll test") beside the table.
     """
     if not root.exists():
         raise UserError(f"no corpus at {root}; give a folder, or a .csv, .jsonl or .parquet file")
-    described = root.is_file() or bool(_tables(root))
-    utterances = list(_with_tables(root) if described else _without_table(root))
+    has_table = root.is_file() or bool(_tables(root))
+    utterances = list(_with_tables(root) if has_table else _without_table(root))
     if not utterances:
         kinds = ", ".join(sorted(AUDIO))
         raise UserError(
@@ -54,33 +54,33 @@ def folder(root: Path) -> Iterator[Utterance | Trial]:
 def _tables(root: Path) -> list[tuple[Path, str | None]]:
     if root.is_file():
         return [(root, None)]
-    subs = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() in SPLITS)]
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() in SPLITS)]
     return [
-        (path, None if sub == root else SPLITS[sub.name.lower()])
-        for sub in subs
-        for path in sorted(sub.iterdir())
+        (path, None if parent == root else SPLITS[parent.name.lower()])
+        for parent in folders
+        for path in sorted(parent.iterdir())
         if path.name.lower() in TABLES
     ]
 
 
 def _with_tables(root: Path) -> Iterator[Utterance]:
     for path, split in _tables(root):
-        table = _read(path)
+        table = _read_table(path)
         if "file_name" not in table.columns:
             columns = ", ".join(map(str, table.columns)) or "none"
-            hint = "separate columns by commas" if "file_name" in columns else "name the audio column so"
+            hint = "separate columns by commas" if "file_name" in columns else "give the audio column this name"
             raise UserError(f"{path} has no column 'file_name' (it has: {columns}); {hint}")
         for number, row in enumerate(table.to_dict("records")):
             yield _utterance(path, number, {str(key): value for key, value in row.items()}, split)
 
 
-def _read(path: Path) -> pandas.DataFrame:
+def _read_table(path: Path) -> pandas.DataFrame:
     import pandas
 
-    plain: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False}
+    as_text: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False}
     readers: dict[str, Any] = {
-        ".csv": lambda: pandas.read_csv(path, **plain, skipinitialspace=True),
-        ".tsv": lambda: pandas.read_csv(path, **plain, sep="\t"),
+        ".csv": lambda: pandas.read_csv(path, **as_text, skipinitialspace=True),
+        ".tsv": lambda: pandas.read_csv(path, **as_text, sep="\t"),
         ".jsonl": lambda: pandas.read_json(path, lines=True, dtype=False, convert_dates=False, encoding="utf-8-sig"),
         ".parquet": lambda: pandas.read_parquet(path),
     }
@@ -89,7 +89,7 @@ def _read(path: Path) -> pandas.DataFrame:
         raise UserError(f"{path.name} is not a table of recordings; give a folder, or a .csv, .jsonl or .parquet file")
     try:
         with warnings.catch_warnings():
-            # Rows with more cells than the header has would lose the last ones.
+            # pandas drops the last cells of a row that has more cells than the header, and only warns of it.
             warnings.simplefilter("error", pandas.errors.ParserWarning)
             return readers[suffix]().rename(columns=lambda name: str(name).strip())
     except (ValueError, OSError, pandas.errors.ParserWarning) as error:
@@ -98,7 +98,7 @@ def _read(path: Path) -> pandas.DataFrame:
 
 
 def _text(value: Any) -> str:
-    """A cell as a label: lists joined, whole numbers without a point, missing values empty."""
+    """Return a cell as text: lists joined by "|", whole numbers without a point, missing values empty."""
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, Sequence) or (hasattr(value, "tolist") and getattr(value, "ndim", None)):
@@ -119,13 +119,13 @@ def _utterance(path: Path, number: int, row: dict[str, Any], split: str | None) 
         raise UserError(
             f"{path}: row {number + 1} ends at {end} s, not after its start at {start or 0.0} s; correct it"
         )
-    piece = "" if start is None and end is None else f"#{cells.get('start', '')}-{cells.get('end', '')}"
-    named = cells.get("split", "") or _split_folder(name)
+    segment = "" if start is None and end is None else f"#{cells.get('start', '')}-{cells.get('end', '')}"
+    split_in_row = cells.get("split", "") or _split_folder(name)
     labels = {key: value for key, value in cells.items() if key not in RESERVED and value}
     return Utterance(
-        id=cells.get("id") or (f"{path.parent.name}/{name}" if split else name) + piece,
+        id=cells.get("id") or (f"{path.parent.name}/{name}" if split else name) + segment,
         audio=path.parent / name,
-        split=SPLITS.get(named.lower(), named) or split or "",
+        split=SPLITS.get(split_in_row.lower(), split_in_row) or split or "",
         labels=labels,
         start=start or 0.0,
         duration=None if end is None else end - (start or 0.0),
@@ -133,7 +133,7 @@ def _utterance(path: Path, number: int, row: dict[str, Any], split: str | None) 
 
 
 def _split_folder(name: str) -> str:
-    """The first folder of a file's name where that is a split, as the audiofolder convention has it."""
+    """Return the first folder of a file name if it is named after a split (audiofolder convention), else ""."""
     first, slash, _ = name.partition("/")
     return first if slash and first.lower() in SPLITS else ""
 
@@ -161,18 +161,21 @@ def _without_table(root: Path) -> Iterator[Utterance]:
 
 
 def audio_under(root: Path) -> list[Path]:
-    """Audio files in a folder and those below it, linked ones too, by name; hidden ones are other programs' own."""
-    found, seen = [], set()
-    for place, below, names in os.walk(root, followlinks=True, onerror=_raise):
-        if os.path.realpath(place) in seen:  # a link back up
-            below.clear()
+    """Return the audio files in a folder and its subfolders, sorted by path.
+
+    Links are followed. Hidden files are left out, since other programs use them for data of their own.
+    """
+    paths, visited = [], set()
+    for parent, subfolders, names in os.walk(root, followlinks=True, onerror=_raise_error):
+        if os.path.realpath(parent) in visited:  # a link to a folder above it
+            subfolders.clear()
             continue
-        seen.add(os.path.realpath(place))
-        found += [Path(place, name) for name in names if Path(name).suffix.lower() in AUDIO and name[0] != "."]
-    return sorted(found)
+        visited.add(os.path.realpath(parent))
+        paths += [Path(parent, name) for name in names if Path(name).suffix.lower() in AUDIO and name[0] != "."]
+    return sorted(paths)
 
 
-def _raise(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error
 
 
@@ -184,8 +187,8 @@ def _with_splits(utterances: list[Utterance], root: Path) -> Iterator[Utterance]
             f"{missing} of {len(utterances)} rows have no split, {first.id!r} first; give all a split or none"
         )
     if missing:
-        drawn = draw_splits(_units(utterances, root))
-        yield from (_moved(item, drawn[item.id]) for item in utterances)
+        splits = draw_splits(_units(utterances, root))
+        yield from (_in_split(item, splits[item.id]) for item in utterances)
     elif {item.split for item in utterances} >= {"train", "test"} and all(item.split != "valid" for item in utterances):
         yield from _with_valid(utterances, root)
     else:
@@ -193,21 +196,24 @@ def _with_splits(utterances: list[Utterance], root: Path) -> Iterator[Utterance]
 
 
 def _with_valid(utterances: list[Utterance], root: Path) -> Iterator[Utterance]:
-    """Clips with a tenth of the training part drawn for validation, by speaker unless the corpus shares speakers."""
+    """Move a tenth of train to validation, by speaker unless train and test share speakers."""
     train = [item for item in utterances if item.split == "train"]
-    seen = {item.labels.get("speaker") for item in train}
-    shared = any(item.labels.get("speaker") in seen for item in utterances if item.split == "test")
-    drawn = draw_splits(_units(train, root, by_speaker=not shared))
+    speakers = {item.labels.get("speaker") for item in train}
+    shared = any(item.labels.get("speaker") in speakers for item in utterances if item.split == "test")
+    splits = draw_splits(_units(train, root, by_speaker=not shared))
     for item in utterances:
-        yield _moved(item, "valid") if item.split == "train" and drawn[item.id] == "valid" else item
+        yield _in_split(item, "valid") if item.split == "train" and splits[item.id] == "valid" else item
 
 
-def _moved(item: Utterance, split: str) -> Utterance:
+def _in_split(item: Utterance, split: str) -> Utterance:
     return Utterance(item.id, item.audio, split, item.labels, item.start, item.duration)
 
 
 def _units(utterances: list[Utterance], root: Path, by_speaker: bool = True) -> dict[str, str]:
-    """By id, what must not be torn apart: the clips of a speaker, else of a file, if there are at least three such."""
+    """Return by id the unit whose clips stay in one split: a speaker, or else a file, or else the clip alone.
+
+    Speakers and files are used only if every clip has one and there are at least three of them.
+    """
     speakers = {item.id: item.labels.get("speaker", "") for item in utterances} if by_speaker else {}
     files = {item.id: os.path.relpath(item.audio, root) for item in utterances}
     for units in (speakers, files):
@@ -217,42 +223,45 @@ def _units(utterances: list[Utterance], root: Path, by_speaker: bool = True) -> 
 
 
 def draw_splits(units: dict[str, str]) -> dict[str, str]:
-    """Split by id: 80 % of the units train, 10 % valid, 10 % test, by hash of their names; at least one each."""
+    """Return the split by id: the units, sorted by the hash of their names, go 80/10/10 % to train, valid and test.
+
+    Test and valid get at least one unit each.
+    """
     order = sorted(set(units.values()), key=lambda unit: hashlib.sha256(unit.encode()).digest())
     tenth = max(1, round(len(order) / 10))
-    places = {unit: place for place, unit in enumerate(order)}
-    names = ["test"] * tenth + ["valid"] * tenth + ["train"] * len(order)
-    return {id: names[places[unit]] for id, unit in units.items()}
+    positions = {unit: position for position, unit in enumerate(order)}
+    splits = ["test"] * tenth + ["valid"] * tenth + ["train"] * len(order)
+    return {id: splits[positions[unit]] for id, unit in units.items()}
 
 
-def _trials(root: Path, ids: set[str]) -> Iterator[Trial]:
-    table, plain = root / "trials.csv", root / "trials.txt"
+def _trials(root: Path, ids: set[str]) -> Iterator[SplitTrial]:
+    table, listing = root / "trials.csv", root / "trials.txt"
     if table.exists():
-        rows = _read(table)
+        rows = _read_table(table)
         for column in ("enroll", "test", "target"):
             if column not in rows.columns:
                 raise UserError(
-                    f"{table} has no column {column!r}; its columns are enroll, test, target and, if wanted, split"
+                    f"{table} has no column {column!r}; it needs enroll, test and target, and may have split"
                 )
         cells = [
             (_text(row.get("split")) or "test", *(_text(row[column]) for column in ("enroll", "test", "target")))
             for row in rows.to_dict("records")
         ]
-    elif plain.exists():
+    elif listing.exists():
         try:
-            lines = [line.split() for line in plain.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            lines = [line.split() for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {plain}; check that it is text in UTF-8") from error
+            raise UserError(f"cannot read {listing}; check that it is text in UTF-8") from error
         if any(len(line) != 3 for line in lines):
-            raise UserError(f"{plain} must hold three words a line, '1 enroll test'; correct it or use trials.csv")
+            raise UserError(f"{listing} must hold three words per line, '1 enroll test'; correct it or use trials.csv")
         cells = [("test", enroll, test, target) for target, enroll, test in lines]
     else:
         return
-    truth = {"1": True, "true": True, "target": True, "0": False, "false": False, "nontarget": False}
+    meanings = {"1": True, "true": True, "target": True, "0": False, "false": False, "nontarget": False}
     for split, enroll, test, target in cells:
-        if str(target).lower() not in truth:
+        if str(target).lower() not in meanings:
             raise UserError(f"trial {enroll!r} {test!r} has target {target!r}; write 1 or 0")
         for name in (enroll, test):
             if name not in ids:
                 raise UserError(f"a trial names utterance {name!r}, which is not in {root}; correct the trial list")
-        yield Trial(SPLITS.get(split.lower(), split), enroll, test, truth[str(target).lower()])
+        yield SplitTrial(SPLITS.get(split.lower(), split), enroll, test, meanings[str(target).lower()])

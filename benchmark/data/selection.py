@@ -1,4 +1,4 @@
-"""Which clips a task trains, validates and tests on, and whether they may be used so."""
+"""Selection of the clips and trials on which a task trains, validates and tests, with checks of their splits."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from benchmark.data.leaks import PAIRS, place, refuse_leaks
-from benchmark.data.trial_lists import faults, sentence
+from benchmark.data.leaks import PAIRS, audio_key, refuse_leaks
+from benchmark.data.trial_lists import fault_message, trial_faults
 from benchmark.errors import UserError
 from benchmark.files import digest
 from benchmark.tasks import Task
-from benchmark.values import SPLITS, Clip, Manifest, Selection, Trial
+from benchmark.values import SPLITS, Clip, Manifest, Selection, SplitTrial
 
-DRAWN_TRIALS = 2000  # of each kind, where a corpus has speakers but no trial list
+DRAWN_TRIALS = 2000  # most target trials, and most non-target trials, for a corpus without a trial list
 
 
-def select(
+def select_clips(
     manifest: Manifest,
     task: Task,
     judged_on: str,
@@ -25,30 +25,30 @@ def select(
     limit: int | None = None,
     skip_bad: bool = False,
 ) -> Selection:
-    """The clips that carry the task's label, by split, checked.
+    """Select the clips that have the task's label, by split, and check them.
 
     judged_on: "labels" or "trials". closed: whether every label must occur in training. fold: the value of
-    `task.folds` that is held out for test. limit: clips per split.
-    Raises UserError for empty splits and leaks, and, unless `skip_bad` leaves them out and counts them, for bad audio,
-    labels of test never seen in training, and faulty trials.
+    `task.folds` that is held out for test. limit: most clips per split. skip_bad: leave out and count bad audio,
+    labels that do not occur in training, and faulty trials, instead of raising UserError for them.
+    Raises UserError also for empty splits and for leaks.
     """
-    of_task = _of_task(task, manifest)
-    good, skipped = _good(task, of_task, skip_bad)
-    clips = _by_split(good) if fold is None else _by_fold(task, good, fold)
-    _present(task, clips, good)
+    labelled = _clips_of_task(task, manifest)
+    usable, skipped = _usable_clips(task, labelled, skip_bad)
+    clips = _by_split(usable) if fold is None else _by_fold(task, usable, fold)
+    _check_splits(task, clips, usable)
     refuse_leaks(task, clips)
     if task.train_hours is not None:
-        clips["train"] = _within(clips["train"], task, task.train_hours)
+        clips["train"] = _clips_of_hours(clips["train"], task, task.train_hours)
     if judged_on == "trials":
         clips, trials = _with_trials(task, manifest, clips, skipped, limit, skip_bad)
         return Selection(clips, trials, skipped)
     if closed:
-        clips = _seen(task, clips, skipped, skip_bad)
+        clips = _with_known_labels(task, clips, skipped, skip_bad)
     return Selection(clips if limit is None else _limited(task, clips, closed, limit), {}, skipped)
 
 
-def folds(manifest: Manifest, task: Task) -> list[str | None]:
-    """Values that take turns as the test split, or [None] for a corpus with splits of its own."""
+def fold_values(manifest: Manifest, task: Task) -> list[str | None]:
+    """Return the values of `task.folds`, each of which is the test split once, or [None] for a task without folds."""
     if task.folds is None:
         return [None]
     values = sorted(
@@ -62,7 +62,7 @@ def folds(manifest: Manifest, task: Task) -> list[str | None]:
     return list(values)
 
 
-def _of_task(task: Task, manifest: Manifest) -> list[Clip]:
+def _clips_of_task(task: Task, manifest: Manifest) -> list[Clip]:
     known = {label for clip in manifest.clips for label in clip.labels}
     listed = ", ".join(sorted(known)) or "none"
     if task.target not in known:
@@ -70,7 +70,7 @@ def _of_task(task: Task, manifest: Manifest) -> list[Clip]:
             f"task {task.name!r}: no clip of corpus {task.corpus!r} has a label {task.target!r}; it has: {listed}"
         )
     for label in task.apart:
-        if label not in known and task.disjoint != "speaker":  # what is kept apart unless the task says otherwise
+        if label not in known and task.disjoint != "speaker":  # the default; a corpus may lack speakers
             raise UserError(
                 f"task {task.name!r}: splits must not share values of {label!r}, but no clip of corpus {task.corpus!r}"
                 f" has such a label; it has: {listed}"
@@ -78,24 +78,24 @@ def _of_task(task: Task, manifest: Manifest) -> list[Clip]:
     return [clip for clip in manifest.clips if task.target in clip.labels]
 
 
-def _good(task: Task, clips: list[Clip], skip_bad: bool) -> tuple[list[Clip], dict[str, int]]:
+def _usable_clips(task: Task, clips: list[Clip], skip_bad: bool) -> tuple[list[Clip], dict[str, int]]:
     bad = [clip for clip in clips if clip.problem]
     if bad and not skip_bad:
         first = bad[0]
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         raise UserError(
-            f"corpus {task.corpus!r}: {first.stretch.audio} {first.problem}{more}; repair or remove, or leave out and"
-            " count with --skip-bad"
+            f"corpus {task.corpus!r}: {first.stretch.audio} {first.problem}{more}; repair or remove it, or leave out"
+            " and count bad audio with --skip-bad"
         )
     return [clip for clip in clips if not clip.problem], {"bad audio": len(bad)} if bad else {}
 
 
 def _by_split(clips: list[Clip]) -> dict[str, list[Clip]]:
-    parts: dict[str, list[Clip]] = {split: [] for split in SPLITS}
+    by_split: dict[str, list[Clip]] = {split: [] for split in SPLITS}
     for clip in clips:
-        if clip.split in parts:
-            parts[clip.split].append(clip)
-    return parts
+        if clip.split in by_split:
+            by_split[clip.split].append(clip)
+    return by_split
 
 
 def _by_fold(task: Task, clips: list[Clip], fold: str) -> dict[str, list[Clip]]:
@@ -104,45 +104,48 @@ def _by_fold(task: Task, clips: list[Clip], fold: str) -> dict[str, list[Clip]]:
     if fold not in values:
         raise UserError(f"task {task.name!r}: every clip of fold {fold!r} was left out; repair its audio")
     valid = values[(values.index(fold) + 1) % len(values)]
-    role = {fold: "test", valid: "valid"}
-    parts: dict[str, list[Clip]] = {split: [] for split in SPLITS}
+    split_of_value = {fold: "test", valid: "valid"}
+    by_split: dict[str, list[Clip]] = {split: [] for split in SPLITS}
     for clip in clips:
         if name in clip.labels:
-            parts[role.get(clip.labels[name], "train")].append(clip)
-    return parts
+            by_split[split_of_value.get(clip.labels[name], "train")].append(clip)
+    return by_split
 
 
-def _present(task: Task, clips: dict[str, list[Clip]], every: list[Clip]) -> None:
+def _check_splits(task: Task, clips: dict[str, list[Clip]], usable: list[Clip]) -> None:
+    """Raise UserError where a split is empty."""
     for split in SPLITS:
         if not clips[split]:
-            has = ", ".join(sorted({clip.split for clip in every})) or "none"
+            splits = ", ".join(sorted({clip.split for clip in usable})) or "none"
             raise UserError(
                 f"task {task.name!r}: corpus {task.corpus!r} has no {split} clips with a label {task.target!r} (splits"
-                f" with some: {has}); add a column 'split' with train, valid and test"
+                f" with some: {splits}); add a column 'split' with train, valid and test"
             )
 
 
-def _seen(task: Task, clips: dict[str, list[Clip]], skipped: dict[str, int], skip_bad: bool) -> dict[str, list[Clip]]:
-    """Clips whose labels all occur in training."""
+def _with_known_labels(
+    task: Task, clips: dict[str, list[Clip]], skipped: dict[str, int], skip_bad: bool
+) -> dict[str, list[Clip]]:
+    """Return the clips whose labels all occur in training."""
     known = {label for clip in clips["train"] for label in _labels(clip, task.target)}
-    kept = {"train": clips["train"]}
+    selected = {"train": clips["train"]}
     for split in ("valid", "test"):
-        strange = [clip for clip in clips[split] if not _labels(clip, task.target) <= known]
-        if strange and not skip_bad:
-            label = sorted(_labels(strange[0], task.target) - known)[0]
+        unknown = [clip for clip in clips[split] if not _labels(clip, task.target) <= known]
+        if unknown and not skip_bad:
+            label = sorted(_labels(unknown[0], task.target) - known)[0]
             raise UserError(
-                f"task {task.name!r}: {len(strange)} {split} clips have labels never seen in training,"
-                f" {strange[0].id!r} with {label!r} first; correct them, or leave out and count with --skip-bad"
+                f"task {task.name!r}: {len(unknown)} {split} clips have labels never seen in training,"
+                f" {unknown[0].id!r} with {label!r} first; correct them, or leave out and count with --skip-bad"
             )
-        if strange:
-            skipped[f"{split} label unseen in training"] = len(strange)
-        left_out = {clip.id for clip in strange}
-        kept[split] = [clip for clip in clips[split] if clip.id not in left_out]
-        if not kept[split]:
+        if unknown:
+            skipped[f"{split} label unseen in training"] = len(unknown)
+        left_out = {clip.id for clip in unknown}
+        selected[split] = [clip for clip in clips[split] if clip.id not in left_out]
+        if not selected[split]:
             raise UserError(
                 f"task {task.name!r}: no {split} clip has a label seen in training; check the column {task.target!r}"
             )
-    return kept
+    return selected
 
 
 def _labels(clip: Clip, target: str) -> set[str]:
@@ -150,32 +153,35 @@ def _labels(clip: Clip, target: str) -> set[str]:
 
 
 def _limited(task: Task, clips: dict[str, list[Clip]], closed: bool, limit: int) -> dict[str, list[Clip]]:
-    """At most `limit` clips of each split, of valid and test only such as have labels of the training clips left."""
-    few = {"train": _first(clips["train"], task.target, limit)}
-    known = {label for clip in few["train"] for label in _labels(clip, task.target)}
+    """Return at most `limit` clips of each split.
+
+    If the task is closed, the valid and test clips are those with labels that the limited training clips have too.
+    """
+    limited = {"train": _first(clips["train"], task.target, limit)}
+    known = {label for clip in limited["train"] for label in _labels(clip, task.target)}
     for split in ("valid", "test"):
-        fair = [clip for clip in clips[split] if not closed or _labels(clip, task.target) <= known]
-        if not fair:
+        candidates = [clip for clip in clips[split] if not closed or _labels(clip, task.target) <= known]
+        if not candidates:
             raise UserError(
                 f"task {task.name!r}: --limit {limit} leaves no {split} clip with a label of the training clips; raise"
                 " it"
             )
-        few[split] = _first(fair, task.target, limit)
-    return few
+        limited[split] = _first(candidates, task.target, limit)
+    return limited
 
 
-def _within(clips: list[Clip], task: Task, hours: float) -> list[Clip]:
-    """Clips that fill so many hours; raises UserError where there are not as many, or the first is longer."""
-    there = sum(clip.seconds for clip in clips) / 3600
-    if there < hours:
+def _clips_of_hours(clips: list[Clip], task: Task, hours: float) -> list[Clip]:
+    """Return clips of at most `hours` in total. Raises UserError where there are fewer hours, or no clip fits."""
+    available = sum(clip.seconds for clip in clips) / 3600
+    if available < hours:
         raise UserError(
-            f"task {task.name!r}: train_hours is {hours:g}, but corpus {task.corpus!r} has {there:.3g} h to train on;"
-            " lower it, or leave it out to take all"
+            f"task {task.name!r}: train_hours is {hours:g}, but corpus {task.corpus!r} has {available:.3g} h to train"
+            " on; lower it, or leave it out to take all"
         )
-    left, chosen = hours * 3600, set()
-    for clip in _in_turn(clips, task.target):
-        left -= clip.seconds
-        if left < 0:
+    seconds_left, chosen = hours * 3600, set()
+    for clip in _labels_in_turn(clips, task.target):
+        seconds_left -= clip.seconds
+        if seconds_left < 0:
             break
         chosen.add(clip.id)
     if not chosen:
@@ -184,20 +190,20 @@ def _within(clips: list[Clip], task: Task, hours: float) -> list[Clip]:
 
 
 def _first(clips: list[Clip], target: str, limit: int | None) -> list[Clip]:
-    """At most `limit` clips."""
+    """Return at most `limit` clips, with as many labels as possible."""
     if limit is None or len(clips) <= limit:
         return clips
-    chosen = {clip.id for clip in _in_turn(clips, target)[:limit]}
+    chosen = {clip.id for clip in _labels_in_turn(clips, target)[:limit]}
     return [clip for clip in clips if clip.id in chosen]
 
 
-def _in_turn(clips: list[Clip], target: str) -> list[Clip]:
-    """In a fixed order that takes labels in turn, so that a few from its start still hold all of them."""
+def _labels_in_turn(clips: list[Clip], target: str) -> list[Clip]:
+    """Return the clips in a fixed order that takes the labels in turn, so that its first clips hold all labels."""
     groups: dict[str, list[Clip]] = defaultdict(list)
     for clip in sorted(clips, key=lambda clip: digest(clip.id)):
         groups[clip.labels[target]].append(clip)
-    turns = [(place, label, clip) for label, group in groups.items() for place, clip in enumerate(group)]
-    return [clip for _, _, clip in sorted(turns, key=lambda turn: (turn[0], turn[1], turn[2].id))]
+    turns = [(turn, label, clip) for label, group in groups.items() for turn, clip in enumerate(group)]
+    return [clip for _, _, clip in sorted(turns, key=lambda item: (item[0], item[1], item[2].id))]
 
 
 def _with_trials(
@@ -207,8 +213,11 @@ def _with_trials(
     skipped: dict[str, int],
     limit: int | None,
     skip_bad: bool,
-) -> tuple[dict[str, list[Clip]], dict[str, list[Trial]]]:
-    """Speakers disjoint, trials within their split, and of valid and test only the clips that trials name."""
+) -> tuple[dict[str, list[Clip]], dict[str, list[SplitTrial]]]:
+    """Select the trials of valid and test, with the clips that they name, and limit the training clips.
+
+    Raises UserError where splits share speakers.
+    """
     for first, second in PAIRS:
         shared = {clip.labels[task.target] for clip in clips[first]} & {
             clip.labels[task.target] for clip in clips[second]
@@ -222,8 +231,8 @@ def _with_trials(
     for split in ("valid", "test"):
         listed = [trial for trial in manifest.trials if trial.split == split]
         trials[split] = _trials(task, split, clips[split], listed, skipped, limit, skip_bad)
-        named = {id for trial in trials[split] for id in (trial.enroll, trial.test)}
-        clips = {**clips, split: [clip for clip in clips[split] if clip.id in named]}
+        clip_ids = {id for trial in trials[split] for id in (trial.enroll, trial.test)}
+        clips = {**clips, split: [clip for clip in clips[split] if clip.id in clip_ids]}
     return {**clips, "train": _first(clips["train"], task.target, limit)}, trials
 
 
@@ -231,21 +240,22 @@ def _trials(
     task: Task,
     split: str,
     clips: list[Clip],
-    listed: list[Trial],
+    listed: list[SplitTrial],
     skipped: dict[str, int],
     limit: int | None,
     skip_bad: bool,
-) -> list[Trial]:
+) -> list[SplitTrial]:
+    """Return the listed trials without faults, or drawn trials where none is listed; at most `limit` of them."""
     by_id = {clip.id: clip for clip in clips}
-    faulty = faults(listed, by_id, task.target)
-    for fault, some in faulty.items():
+    faulty = trial_faults(listed, by_id, task.target)
+    for fault, trials in faulty.items():
         if not skip_bad:
-            raise UserError(f"task {task.name!r}: {sentence(split, fault, some, by_id, task.target)}")
-        skipped[f"{split} trials {fault}"] = len(some)
-    bad = {trial for some in faulty.values() for trial in some}
-    whole = [trial for trial in listed if trial not in bad]
-    chosen = whole if listed else draw_trials(clips, task.target)
-    chosen = chosen if limit is None else _of_each(chosen, limit)
+            raise UserError(f"task {task.name!r}: {fault_message(split, fault, trials, by_id, task.target)}")
+        skipped[f"{split} trials {fault}"] = len(trials)
+    faulty_trials = {trial for trials in faulty.values() for trial in trials}
+    without_faults = [trial for trial in listed if trial not in faulty_trials]
+    chosen = without_faults if listed else draw_trials(clips, task.target)
+    chosen = chosen if limit is None else _first_trials(chosen, limit)
     if {trial.target for trial in chosen} != {True, False}:
         raise UserError(
             f"task {task.name!r}: {split} needs trials of both kinds; give at least two clips of each of two speakers,"
@@ -254,43 +264,47 @@ def _trials(
     return chosen
 
 
-def _of_each(trials: Iterable[Trial], limit: int) -> list[Trial]:
-    taken: Counter[bool] = Counter()
-    kept = []
+def _first_trials(trials: Iterable[SplitTrial], limit: int) -> list[SplitTrial]:
+    """Return at most half of `limit`, but at least one, of the target and of the non-target trials."""
+    counts: Counter[bool] = Counter()
+    selected = []
     for trial in sorted(trials, key=lambda trial: digest(trial)):
-        if taken[trial.target] < limit // 2 or taken[trial.target] == 0:
-            taken[trial.target] += 1
-            kept.append(trial)
-    return kept
+        if counts[trial.target] < limit // 2 or counts[trial.target] == 0:
+            counts[trial.target] += 1
+            selected.append(trial)
+    return selected
 
 
-def draw_trials(clips: list[Clip], target: str) -> list[Trial]:
-    """Trials for a corpus without a list: up to DRAWN_TRIALS of each kind, the same ones every time."""
+def draw_trials(clips: list[Clip], target: str) -> list[SplitTrial]:
+    """Draw up to DRAWN_TRIALS target and as many non-target trials with a fixed seed, for a corpus without a list.
+
+    target: the label that both clips of a target trial share. Two clips with equal audio make no trial.
+    """
     order = sorted(clips, key=lambda clip: clip.id)
-    pairs = len(order) * (len(order) - 1) // 2
-    dice = random.Random(0)
-    if pairs <= 500_000:
-        every = [(a, b) for place, a in enumerate(order) for b in order[place + 1 :]]
+    count = len(order) * (len(order) - 1) // 2
+    rng = random.Random(0)
+    if count <= 500_000:
+        pairs = [(a, b) for position, a in enumerate(order) for b in order[position + 1 :]]
     else:
-        every = _drawn_pairs(order, target, dice)
-    kinds: dict[bool, list[Trial]] = {True: [], False: []}
-    for a, b in every:
+        pairs = _drawn_pairs(order, target, rng)
+    kinds: dict[bool, list[SplitTrial]] = {True: [], False: []}
+    for a, b in pairs:
         same = a.labels[target] == b.labels[target]
-        if place(a) != place(b):  # copies of one recording
-            kinds[same].append(Trial(a.split, a.id, b.id, same))
-    return [trial for kind in (True, False) for trial in _sample(kinds[kind], dice)]
+        if audio_key(a) != audio_key(b):
+            kinds[same].append(SplitTrial(a.split, a.id, b.id, same))
+    return [trial for kind in (True, False) for trial in _sample(kinds[kind], rng)]
 
 
-def _drawn_pairs(order: list[Clip], target: str, dice: random.Random) -> list[tuple[Clip, Clip]]:
+def _drawn_pairs(order: list[Clip], target: str, rng: random.Random) -> list[tuple[Clip, Clip]]:
     groups: dict[str, list[Clip]] = defaultdict(list)
     for clip in order:
         groups[clip.labels[target]].append(clip)
-    several = [group for _, group in sorted(groups.items()) if len(group) > 1]
-    across = [dice.sample(order, 2) for _ in range(2 * DRAWN_TRIALS)]
-    within = [dice.sample(dice.choice(several), 2) for _ in range(2 * DRAWN_TRIALS) if several]
+    larger_groups = [group for _, group in sorted(groups.items()) if len(group) > 1]
+    across = [rng.sample(order, 2) for _ in range(2 * DRAWN_TRIALS)]
+    within = [rng.sample(rng.choice(larger_groups), 2) for _ in range(2 * DRAWN_TRIALS) if larger_groups]
     pairs = {(min(a.id, b.id), max(a.id, b.id)): (a, b) for a, b in across + within}
     return [pair for _, pair in sorted(pairs.items(), key=lambda item: item[0])]
 
 
-def _sample(trials: list[Trial], dice: random.Random) -> list[Trial]:
-    return trials if len(trials) <= DRAWN_TRIALS else dice.sample(trials, DRAWN_TRIALS)
+def _sample(trials: list[SplitTrial], rng: random.Random) -> list[SplitTrial]:
+    return trials if len(trials) <= DRAWN_TRIALS else rng.sample(trials, DRAWN_TRIALS)

@@ -1,7 +1,8 @@
-"""The engine is `map`: in this process, or over a pool of them, with progress and an estimate of the time left."""
+"""Engines that call a function on many items, in this process or in several, and show the progress and time left."""
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 import time
@@ -9,83 +10,98 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 from benchmark.environment import cores
 from benchmark.errors import UserError
-from benchmark.values import Engine, X, Y, equal
+from benchmark.values import Engine, X, Y, equal_weight
 
-_post: Callable[[float], None] | None = None  # where `progress` of the item at work goes
+_report_progress: Callable[[float], None] | None = None  # called by `progress`; None while no item is processed
 
 
 def progress(done: float, total: float) -> None:
-    """Tell how much of the item at work is done; free to call often."""
-    if _post is not None and total > 0:
-        _post(min(done / total, 1.0))
+    """Report the progress of the item that is being processed; frequent calls are cheap."""
+    if _report_progress is not None and total > 0:
+        _report_progress(min(done / total, 1.0))
 
 
-def mapped() -> bool:
-    """Whether an item is at work, whose `progress` is shown already."""
-    return _post is not None
+def item_is_running() -> bool:
+    """Return whether an engine is processing an item in this process, so that its progress is shown already."""
+    return _report_progress is not None
 
 
 def in_process(
-    function: Callable[[X], Y], items: Iterable[X], title: str = "", weight: Callable[[X], float] = equal
+    function: Callable[[X], Y], items: Iterable[X], title: str = "", weight: Callable[[X], float] = equal_weight
 ) -> list[Y]:
-    """Map here, one item after the other."""
-    global _post
-    todo = list(items)
-    weights = [weight(item) for item in todo]
+    """Process the items one after the other in this process, see `Engine`."""
+    global _report_progress
+    item_list = list(items)
+    weights = [weight(item) for item in item_list]
     results = []
-    outer = _post
-    with bar(title, sum(weights)) as show:
+    outer = _report_progress
+    with progress_bar(title, sum(weights)) as show:
         try:
-            for place, item in enumerate(todo):
-                before = sum(weights[:place])
-                _post = lambda part, before=before, size=weights[place]: show(before + part * size)  # type: ignore[misc] # noqa: E731
+            for number, item in enumerate(item_list):
+                before = sum(weights[:number])
+                _report_progress = partial(_show_fraction, show, before, weights[number])
                 results.append(function(item))
-                show(before + weights[place])
+                show(before + weights[number])
         finally:
-            _post = outer
+            _report_progress = outer
     return results
 
 
-class pool:  # noqa: N801 (used like the function `in_process`)
-    """Map over `workers` fresh processes, which share the cores evenly."""
+def _show_fraction(show: Callable[[float], None], before: float, weight: float, fraction: float) -> None:
+    show(before + fraction * weight)
+
+
+class ProcessPool:
+    """Processes items in `workers` new processes, which share the cores evenly."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
 
     def __call__(
-        self, function: Callable[[X], Y], items: Iterable[X], title: str = "", weight: Callable[[X], float] = equal
+        self,
+        function: Callable[[X], Y],
+        items: Iterable[X],
+        title: str = "",
+        weight: Callable[[X], float] = equal_weight,
     ) -> list[Y]:
-        """As `in_process`; an exception in a worker is raised here once, after which nothing new is started."""
-        todo = list(items)
-        if len(todo) < 2:
-            return in_process(function, todo, title, weight)
-        weights = [weight(item) for item in todo]
-        parts = [0.0] * len(todo)
+        """Process the items, see `Engine`. The first exception in a worker is raised here, and cancels all items left.
+
+        Raises UserError where a worker was killed.
+        """
+        item_list = list(items)
+        if len(item_list) < 2:
+            return in_process(function, item_list, title, weight)
+        weights = [weight(item) for item in item_list]
+        fractions = [0.0] * len(item_list)
         context = get_context("spawn")
-        posts = context.SimpleQueue()
-        shared = (posts, max(1, cores() // self.workers), os.getpid())
-        size = min(self.workers, len(todo))
-        with ProcessPoolExecutor(size, context, _start, shared) as processes, bar(title, sum(weights)) as show:
-            pending = [processes.submit(_work, function, item, place) for place, item in enumerate(todo)]
-            processes.submit(int)  # without another call the death of the worker started last would go unnoticed
+        queue = context.SimpleQueue()
+        arguments = (queue, max(1, cores() // self.workers), os.getpid())
+        size = min(self.workers, len(item_list))
+        with (
+            ProcessPoolExecutor(size, context, _initialise_worker, arguments) as processes,
+            progress_bar(title, sum(weights)) as show,
+        ):
+            futures = [processes.submit(_process_item, function, item, i) for i, item in enumerate(item_list)]
+            processes.submit(int)  # without another call, the executor does not notice the death of the last worker
             try:
-                while wait(pending, 0.1, FIRST_EXCEPTION).not_done and not _failed(pending):
-                    _drain(posts, parts)
-                    show(sum(part * size for part, size in zip(parts, weights, strict=True)))
-                _raise_first(pending)
-                return [future.result() for future in pending]
+                while wait(futures, 0.1, FIRST_EXCEPTION).not_done and not _any_failed(futures):
+                    _read_progress(queue, fractions)
+                    show(sum(map(operator.mul, fractions, weights)))
+                _raise_first(futures)
+                return [future.result() for future in futures]
             finally:
                 processes.shutdown(wait=False, cancel_futures=True)
 
 
-def _raise_first(pending: list[Future[Any]]) -> None:
-    for future in pending:
-        if _failed([future]):
+def _raise_first(futures: list[Future[Any]]) -> None:
+    for future in futures:
+        if _any_failed([future]):
             try:
                 future.result()
             except BrokenProcessPool as error:
@@ -95,19 +111,19 @@ def _raise_first(pending: list[Future[Any]]) -> None:
                 ) from error
 
 
-def _failed(pending: list[Future[Any]]) -> bool:
-    return any(future.done() and not future.cancelled() and future.exception() for future in pending)
+def _any_failed(futures: list[Future[Any]]) -> bool:
+    return any(future.done() and not future.cancelled() and future.exception() for future in futures)
 
 
-def _drain(posts: Any, parts: list[float]) -> None:
-    while not posts.empty():
-        place, part = posts.get()
-        parts[place] = part
+def _read_progress(queue: Any, fractions: list[float]) -> None:
+    while not queue.empty():
+        number, fraction = queue.get()
+        fractions[number] = fraction
 
 
-def _start(posts: Any, threads: int, parent: int) -> None:
-    global _posts, _parent
-    _posts, _parent = posts, parent
+def _initialise_worker(queue: Any, threads: int, parent: int) -> None:
+    global _queue, _parent
+    _queue, _parent = queue, parent
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
@@ -115,7 +131,7 @@ def _start(posts: Any, threads: int, parent: int) -> None:
 
 
 def _die_with_parent() -> None:
-    """Linux kills the worker when its parent dies, so that a killed run leaves nothing running."""
+    """Ask Linux to kill this worker when its parent dies, so that a killed run leaves no processes."""
     if sys.platform == "linux":
         import ctypes
         import signal
@@ -125,43 +141,47 @@ def _die_with_parent() -> None:
             os._exit(1)
 
 
-def _work(function: Callable[[X], Y], item: X, place: int) -> Y:
-    global _post
+def _process_item(function: Callable[[X], Y], item: X, number: int) -> Y:
+    global _report_progress
     last = 0.0
 
-    def post(part: float) -> None:
+    def send(fraction: float) -> None:
         nonlocal last
         if time.monotonic() - last > 0.2:
             last = time.monotonic()
-            _posts.put((place, part))
+            _queue.put((number, fraction))
 
-    _post = post
+    _report_progress = send
     result = function(item)
-    _posts.put((place, 1.0))
+    _queue.put((number, 1.0))
     return result
 
 
-_posts: Any = None
+_queue: Any = None
 _parent: int = 0
 
 
-def engine(workers: int) -> Engine:
-    """`in_process` for one worker, else a pool."""
-    return in_process if workers <= 1 else pool(workers)
+def make_engine(workers: int) -> Engine:
+    """Return `in_process` for one worker, and a `ProcessPool` for several."""
+    return in_process if workers <= 1 else ProcessPool(workers)
 
 
 @contextmanager
-def bar(title: str, total: float) -> Iterator[Callable[[float], None]]:
-    """A progress bar with the time left on a terminal; elsewhere a line every ten seconds; none within an item."""
-    if not title or total <= 0 or mapped():
+def progress_bar(title: str, total: float) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar with the time left on a terminal, and elsewhere a line every ten seconds.
+
+    Yields a function that sets the amount done, out of `total`. Without a title, and while an engine processes an item
+    in this process, nothing is shown.
+    """
+    if not title or total <= 0 or item_is_running():
         yield lambda done: None
     elif sys.stderr.isatty():
-        yield from _drawn(title, total)
+        yield from _terminal_bar(title, total)
     else:
-        yield from _printed(title, total)
+        yield from _printed_lines(title, total)
 
 
-def _drawn(title: str, total: float) -> Iterator[Callable[[float], None]]:
+def _terminal_bar(title: str, total: float) -> Iterator[Callable[[float], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -176,26 +196,26 @@ def _drawn(title: str, total: float) -> Iterator[Callable[[float], None]]:
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as drawn:
-        task = drawn.add_task(title, total=total)
-        yield lambda done: drawn.update(task, completed=done)
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
-def _printed(title: str, total: float) -> Iterator[Callable[[float], None]]:
-    began = last = time.monotonic()
+def _printed_lines(title: str, total: float) -> Iterator[Callable[[float], None]]:
+    start = last = time.monotonic()
 
     def show(done: float) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= 10 and 0 < done < total:
             last = now
-            left = f", about {_clock((now - began) * (total - done) / done)} left" if done >= total / 100 else ""
+            left = f", about {_format_time((now - start) * (total - done) / done)} left" if done >= total / 100 else ""
             print(f"{title}: {done / total:.0%}{left}", file=sys.stderr, flush=True)
 
     yield show
-    print(f"{title}: done in {_clock(time.monotonic() - began)}", file=sys.stderr, flush=True)
+    print(f"{title}: done in {_format_time(time.monotonic() - start)}", file=sys.stderr, flush=True)
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    return f"{minutes}:{rest:02d}"
+def _format_time(seconds: float) -> str:
+    minutes, whole_seconds = divmod(int(seconds + 0.5), 60)
+    return f"{minutes}:{whole_seconds:02d}"

@@ -1,1 +1,1 @@
-"""Features: an upstream encodes each clip once, and heads read the result many times."""
+"""Features: an upstream encodes each clip once, and heads read the stored result many times."""

@@ -1,4 +1,4 @@
-"""What heads train on: stored features, or waveforms for upstreams that run live."""
+"""The datasets that heads train on: stored features, or waveforms for upstreams that run live."""
 
 from __future__ import annotations
 
@@ -9,95 +9,97 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.audio import samples_at
-from benchmark.features.encoding import padded, prefetched
-from benchmark.features.store import layout, path_of, rows
+from benchmark.features.encoding import pad_waveforms, read_ahead
+from benchmark.features.extraction import layout
+from benchmark.features.store import shard_path
 from benchmark.values import Card, Clip, Extraction
 
-IN_MEMORY = 2e9  # bytes of summaries that are read into memory whole
+IN_MEMORY = 2e9  # bytes of summaries up to which they are read into memory instead of memory-mapped
 
 
 class FeatureSet:
-    """Stored features of some clips with their labels: the `Data` that heads train on."""
+    """Stored features of some clips with their labels: a `downstreams.feed.Dataset`."""
 
     def __init__(self, extraction: Extraction, clips: Sequence[Clip], target: str, batch: int, home: Path) -> None:
         self.ids: Sequence[str] = [clip.id for clip in clips]
         self.targets: Sequence[str] = [clip.labels[target] for clip in clips]
         self.batch = batch
         self.view = extraction.view
-        self._store = _store(extraction, home)
-        self._places = [self._store.index[id] for id in self.ids]
-        self._lengths = np.array([count for _, _, count in self._places])
+        self._shards = _open_shards(extraction, home)
+        self._slices = [self._shards.index[id] for id in self.ids]
+        self._lengths = np.array([count for _, _, count in self._slices])
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def batches(self, epoch: int | None) -> Iterator[Any]:
-        """In order of length (None), or in the shuffled order of an epoch, clips of like lengths together."""
-        for chosen in order(self._lengths, self.batch, epoch):
-            yield self._batch(chosen)
+        """Yield batches in order of length (epoch None), or in the shuffled order of an epoch; see `batch_order`."""
+        for places in batch_order(self._lengths, self.batch, epoch):
+            yield self._batch(places)
 
-    def _batch(self, chosen: np.ndarray) -> Any:
+    def _batch(self, places: np.ndarray) -> Any:
         import torch
 
         from downstreams.base import Batch
 
-        parts = [self._store.read(self._places[place]) for place in chosen]
-        ids, targets = [self.ids[place] for place in chosen], [self.targets[place] for place in chosen]
+        parts = [self._shards.read(self._slices[place]) for place in places]
+        ids, targets = [self.ids[place] for place in places], [self.targets[place] for place in places]
         if self.view == "summary":
             return Batch(ids, torch.from_numpy(np.concatenate(parts)), None, targets)
-        lengths = torch.from_numpy(self._lengths[chosen])
+        lengths = torch.from_numpy(self._lengths[places])
         frames = torch.zeros(len(parts), int(lengths.max()), *parts[0].shape[1:])
         for row, part in zip(frames, parts, strict=True):
             row[: len(part)] = torch.from_numpy(part.astype(np.float32))
         return Batch(ids, frames, lengths, targets)
 
 
-def order(lengths: np.ndarray, batch: int, epoch: int | None) -> list[np.ndarray]:
-    """Places (B,) of each batch's clips.
+def batch_order(lengths: np.ndarray, batch: int, epoch: int | None) -> list[np.ndarray]:
+    """Return the indices (B,) of the clips of each batch.
 
-    Shuffled, clips are sorted by length within stretches of sixteen batches only, so that batches vary from epoch to
-    epoch and little is padded; where all lengths are equal it is a plain shuffle.
+    For an epoch, clips are shuffled and then sorted by length within groups of sixteen batches, so that batches differ
+    from epoch to epoch and contain little padding. If all lengths are equal, this is a plain shuffle. For None, clips
+    are in order of length.
     """
     if epoch is None:
         sorted_places = np.argsort(lengths, kind="stable")
         return np.split(sorted_places, range(batch, len(lengths), batch))
-    dice = np.random.default_rng([20, epoch])
-    places = dice.permutation(len(lengths))
-    pools = np.split(places, range(16 * batch, len(places), 16 * batch))
-    places = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
-    cut = np.split(places, range(batch, len(places), batch))
-    return [cut[place] for place in dice.permutation(len(cut))]
+    rng = np.random.default_rng([20, epoch])
+    places = rng.permutation(len(lengths))
+    groups = np.split(places, range(16 * batch, len(places), 16 * batch))
+    places = np.concatenate([group[np.argsort(lengths[group], kind="stable")] for group in groups])
+    batches = np.split(places, range(batch, len(places), batch))
+    return [batches[number] for number in rng.permutation(len(batches))]
 
 
-class _Store:
-    """The shards of an extraction, opened once."""
+class _OpenShards:
+    """The arrays of all shards of an extraction; `index` maps a clip id to (shard number, first row, rows)."""
 
     def __init__(self, extraction: Extraction, home: Path) -> None:
         shards = layout(extraction)
-        self.arrays = [np.load(path_of(extraction, shard, home), mmap_mode="r") for shard in shards]
+        self.arrays = [np.load(shard_path(extraction, shard, home), mmap_mode="r") for shard in shards]
         if extraction.view == "summary" and sum(array.nbytes for array in self.arrays) <= IN_MEMORY:
             self.arrays = [np.array(array) for array in self.arrays]
         self.index: dict[str, tuple[int, int, int]] = {}
         for shard in shards:
-            at = 0
-            for clip, count in zip(shard.clips, rows(extraction, shard.clips), strict=True):
-                self.index[clip.id] = (shard.number, at, count)
-                at += count
+            start = 0
+            for clip, count in zip(shard.clips, shard.counts, strict=True):
+                self.index[clip.id] = (shard.number, start, count)
+                start += count
 
-    def read(self, place: tuple[int, int, int]) -> np.ndarray:
-        number, at, count = place
-        return self.arrays[number][at : at + count]
-
-
-_opened: dict[str, _Store] = {}
+    def read(self, rows: tuple[int, int, int]) -> np.ndarray:
+        number, start, count = rows
+        return self.arrays[number][start : start + count]
 
 
-def _store(extraction: Extraction, home: Path) -> _Store:
-    """The last store opened stays open: the splits of a sweep share it."""
+_opened: dict[str, _OpenShards] = {}
+
+
+def _open_shards(extraction: Extraction, home: Path) -> _OpenShards:
+    """Open the shards of an extraction; the last ones stay open, because the splits of a sweep share them."""
     key = f"{home} {extraction.key}"
     if key not in _opened:
         _opened.clear()
-        _opened[key] = _Store(extraction, home)
+        _opened[key] = _OpenShards(extraction, home)
     return _opened[key]
 
 
@@ -116,11 +118,11 @@ class AudioSet:
         return len(self.ids)
 
     def batches(self, epoch: int | None) -> Iterator[Any]:
-        """As `FeatureSet.batches` of frames, clip for clip, with waveforms (B, S)."""
+        """Yield the same clips in the same order as `FeatureSet.batches` of frames, with waveforms (B, S)."""
         from downstreams.base import Batch
 
-        chosen = order(self._lengths, self.batch, epoch)
-        groups = [tuple(self.clips[place] for place in places) for places in chosen]
-        for places, (_, waveforms) in zip(chosen, prefetched(groups, self.rate), strict=True):
-            batch, valid = padded(waveforms)
+        order = batch_order(self._lengths, self.batch, epoch)
+        groups = [tuple(self.clips[place] for place in places) for places in order]
+        for places, (_, waveforms) in zip(order, read_ahead(groups, self.rate), strict=True):
+            batch, valid = pad_waveforms(waveforms)
             yield Batch([self.ids[place] for place in places], batch, valid, [self.targets[place] for place in places])

@@ -1,4 +1,4 @@
-"""Upstreams at work: waveforms of many lengths in, rows of features out."""
+"""Run an upstream: load it, read waveforms ahead, pad them to batches and encode these to rows of features."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.audio import read
+from benchmark.data.audio import read_stretch
 from benchmark.errors import UserError
 from benchmark.values import Clip, Setup
 
 
-def prefetched(every: Sequence[tuple[Clip, ...]], rate: int) -> Iterator[tuple[tuple[Clip, ...], list[np.ndarray]]]:
-    """Batches with their waveforms, the next two being read while one is at work."""
+def read_ahead(batches: Sequence[tuple[Clip, ...]], rate: int) -> Iterator[tuple[tuple[Clip, ...], list[np.ndarray]]]:
+    """Yield batches of clips with their waveforms; a thread reads the next two while the caller works on one."""
     with ThreadPoolExecutor(1) as reader:
-        load = lambda batch: [read(clip.stretch, rate) for clip in batch]  # noqa: E731
-        ahead = [reader.submit(load, batch) for batch in every[:2]]
-        for place, batch in enumerate(every):
-            if place + 2 < len(every):
-                ahead.append(reader.submit(load, every[place + 2]))
+        load = lambda batch: [read_stretch(clip.stretch, rate) for clip in batch]  # noqa: E731
+        ahead = [reader.submit(load, batch) for batch in batches[:2]]
+        for place, batch in enumerate(batches):
+            if place + 2 < len(batches):
+                ahead.append(reader.submit(load, batches[place + 2]))
             yield batch, ahead.pop(0).result()
 
 
-def padded(waveforms: Sequence[np.ndarray]) -> tuple[Any, Any]:
-    """Waveforms of (S,) each as one zero-padded tensor (B, S) and lengths (B,)."""
+def pad_waveforms(waveforms: Sequence[np.ndarray]) -> tuple[Any, Any]:
+    """Return waveforms (S,) as one zero-padded tensor (B, S) and their lengths (B,)."""
     import torch
 
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
@@ -38,11 +38,11 @@ def padded(waveforms: Sequence[np.ndarray]) -> tuple[Any, Any]:
     return batch, lengths
 
 
-def encode(upstream: Any, waveforms: Sequence[np.ndarray], view: str, setup: Setup) -> list[np.ndarray]:
-    """Rows (1 or T, L, D) of each clip; a batch too large for the accelerator's memory is halved until it fits."""
+def encode_clips(upstream: Any, waveforms: Sequence[np.ndarray], view: str, setup: Setup) -> list[np.ndarray]:
+    """Return the rows (1 or T, L, D) of each clip; a batch too large for the GPU memory is halved until it fits."""
     import torch
 
-    batch, lengths = padded(waveforms)
+    batch, lengths = pad_waveforms(waveforms)
     try:
         with torch.inference_mode():
             values = _rows(upstream, batch.to(setup.device), lengths.to(setup.device), view)
@@ -52,7 +52,7 @@ def encode(upstream: Any, waveforms: Sequence[np.ndarray], view: str, setup: Set
         torch.cuda.empty_cache()
         middle = len(waveforms) // 2
         parts = (waveforms[:middle], waveforms[middle:])
-        return [row for part in parts for row in encode(upstream, part, view, setup)]
+        return [row for part in parts for row in encode_clips(upstream, part, view, setup)]
     return values
 
 
@@ -65,18 +65,18 @@ def _rows(upstream: Any, batch: Any, lengths: Any, view: str) -> list[np.ndarray
 
 
 @lru_cache(maxsize=1)
-def upstream_of(name: str, device: str, precision: str) -> Any:
-    """Load an upstream, keeping the last one."""
+def load_upstream(name: str, device: str, precision: str) -> Any:
+    """Load an upstream in eval mode; the last one stays in memory for the next call."""
     from upstreams import create
-    from upstreams.precision import at
+    from upstreams.precision import with_precision
 
-    keep_memory()
-    exact(device)
-    return at(precision, create(name).to(device).eval())
+    keep_freed_memory()
+    disable_tf32(device)
+    return with_precision(precision, create(name).to(device).eval())
 
 
-def exact(device: str) -> None:
-    """Full single precision on CUDA, where convolutions otherwise round to ten bits and batches begin to matter."""
+def disable_tf32(device: str) -> None:
+    """Switch TF32 convolutions off on CUDA: they round to ten bits, so that features would depend on the batch."""
     if device.startswith("cuda"):
         import torch
 
@@ -84,7 +84,10 @@ def exact(device: str) -> None:
 
 
 def summary_shape(upstream: Any, name: str) -> tuple[int, int]:
-    """(L', D') of its summaries, found by encoding a second of noise; raises UserError where frames are not as told."""
+    """Return (L', D') of the summaries by encoding one second of noise.
+
+    Raises UserError where the shape of the frames is not what the upstream's hop, window, layers and dim say.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -93,19 +96,19 @@ def summary_shape(upstream: Any, name: str) -> tuple[int, int]:
     with torch.inference_mode():
         frames, valid = upstream(clip, lengths)
         summary = upstream.summarize(clip, lengths)
-    found = (int(valid), *frames.shape[2:])
-    told = (int(upstream.frame_lengths(lengths)), upstream.layers, upstream.dim)
-    if found != told or summary.dim() != 3:
+    actual = (int(valid), *frames.shape[2:])
+    expected = (int(upstream.frame_lengths(lengths)), upstream.layers, upstream.dim)
+    if actual != expected or summary.dim() != 3:
         raise UserError(
-            f"upstream {name!r} gives (T, L, D) = {found} for a second of audio where its hop, window, layers and dim"
-            f" say {told}; see: bench check {name}"
+            f"upstream {name!r} gives (T, L, D) = {actual} for a second of audio where its hop, window, layers and dim"
+            f" say {expected}; see: bench check {name}"
         )
     return int(summary.shape[1]), int(summary.shape[2])
 
 
 @lru_cache(maxsize=1)
-def keep_memory() -> None:
-    """Let glibc keep freed memory: faulting fresh pages for every activation costs up to half the speed on a CPU."""
+def keep_freed_memory() -> None:
+    """Make glibc keep freed memory: page faults for every new activation cost up to half the speed on a CPU."""
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):

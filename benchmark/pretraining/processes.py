@@ -1,4 +1,4 @@
-"""What several processes that torchrun started do once between them: look, and tell."""
+"""Work and messages that the first of the processes started by torchrun handles for all of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-X = TypeVar("X")
+Result = TypeVar("Result")
 
 
-def first_alone(work: Callable[[], X]) -> X:
-    """What `work` gives, done by the first process while the others wait for what it leaves on disk."""
-    from upstreams.pretraining.processes import anywhere, processes
+def run_on_first_process_only(work: Callable[[], Result]) -> Result:
+    """Return the result of `work`, which the first process runs while the others wait.
+
+    The others then run it too, and find on disk what the first one stored. Where it fails, all processes stop, and
+    only the first one reports the error.
+    """
+    from upstreams.pretraining.processes import any_process, processes
 
     result, error = None, None
     if processes()[0] == 0:
@@ -19,19 +23,21 @@ def first_alone(work: Callable[[], X]) -> X:
             result = work()
         except Exception as raised:
             error = raised
-    if anywhere([error is not None])[0]:
-        raise error or SystemExit(2)  # the first process tells
+    if any_process([error is not None])[0]:
+        raise error or SystemExit(2)  # the first process reports the error
     return work() if result is None else result
 
 
 @contextmanager
-def only_first_tells(rank: int) -> Iterator[None]:
-    """What all processes find, and a signal that all get, is told by the first one."""
+def errors_reported_once(rank: int) -> Iterator[None]:
+    """Let only the first process report an error, or an interruption, that reaches all processes."""
     from upstreams.base import UpstreamError
 
     try:
         yield
     except (UpstreamError, KeyboardInterrupt) as error:
-        if rank and error.__cause__ is None:  # one with a cause, such as too little memory, may be this process's alone
+        if (
+            rank and error.__cause__ is None
+        ):  # an error with a cause, such as too little memory, may be in this process only
             raise SystemExit(2) from error
         raise

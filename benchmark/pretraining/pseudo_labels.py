@@ -1,4 +1,4 @@
-"""Iterative pseudo-labelling (Cho et al., 2022): cluster an encoder's embeddings, tune it on the clusters, again."""
+"""Iterative pseudo-labelling (Cho et al., 2022): cluster an encoder's embeddings, tune it on the clusters, repeat."""
 
 from __future__ import annotations
 
@@ -7,53 +7,59 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.engines.local import in_process
 from benchmark.errors import UserError
-from benchmark.files import aside, write_text
+from benchmark.files import atomic_path, write_text
 from benchmark.heads import head_card
 from benchmark.pretraining import training as pretraining
 from benchmark.pretraining.checkpoint_files import (
-    facts_in,
-    make_room,
-    refuse_another,
+    checked_output,
+    ensure_space,
+    read_header_facts,
     refuse_foreign_cards,
-    usable,
+    refuse_other_identity,
     write_tensors,
 )
-from benchmark.pretraining.pseudo_label_card import card, facts_of, scored, told_of
-from benchmark.pretraining.pseudo_label_round import perform, raise_first
+from benchmark.pretraining.pseudo_label_card import (
+    pseudo_label_card,
+    pseudo_label_card_facts,
+    read_card,
+    trial_scores_sentence,
+)
+from benchmark.pretraining.pseudo_label_round import raise_first_failure, run_round
 from benchmark.pretraining.requests import PretrainingRequest, PseudoLabelRequest, Refinement
-from benchmark.pretraining.sources import pool_of
+from benchmark.pretraining.sources import load_training_audio
 from benchmark.records import Record
 from benchmark.run import run
 from benchmark.values import Engine
 
-if TYPE_CHECKING:
-    pass
-
-CLIPS = 10  # in a cluster, on average, unless the user says otherwise
-LARGE = 10_000  # clips, from which on the authors' least size of a cluster is taken
-SMALLEST, AUTHORS_SMALLEST = 4, 8  # clips in a cluster that is kept, at least
+CLIPS_PER_CLUSTER = 10  # mean, by default
+LARGE_CORPUS = 10_000  # clips, from which on the authors' smallest cluster size is the default
+SMALLEST, AUTHORS_SMALLEST = 4, 8  # default least number of clips in a cluster that is kept
 
 
-def request_of(reference: str, training: PretrainingRequest, **options: Any) -> PseudoLabelRequest:
-    """The request for NAME@FILE; raises UserError for a file or reference that there cannot be pseudo-labels of."""
-    from upstreams import parted
+def pseudo_label_request(reference: str, training: PretrainingRequest, **options: Any) -> PseudoLabelRequest:
+    """Return the request for NAME@FILE.
+
+    Raises UserError for a reference other than NAME@FILE with an encoder of embeddings, or a file that does not exist.
+    """
+    from upstreams import split_reference
     from upstreams.pretraining.methods import METHODS
-    from upstreams.safety.loading import expanded
+    from upstreams.safety.loading import expanded_path
 
-    name, file, query = parted(reference)
+    name, file, query = split_reference(reference)
     tunable = name in METHODS and hasattr(importlib.import_module(METHODS[name]), "network_of")
     if not tunable or not file or query:
-        told = "pseudo-labels tune an encoder of embeddings from its file of weights"
-        raise UserError(f"{told}, not '{reference}'; give {name if tunable else 'dino'}@FILE")
-    path = expanded(file).absolute()
+        raise UserError(
+            "pseudo-labels tune an encoder of embeddings from its file of weights, not"
+            f" '{reference}'; give {name if tunable else 'dino'}@FILE"
+        )
+    path = expanded_path(file).absolute()
     if not path.is_file():
-        raise UserError(f"no file {path}; give {name}@FILE")
+        raise UserError(f"there is no file {path}; give {name}@FILE")
     out = training.out or Path("pretrained") / f"{name}-pseudo-{training.seed}.safetensors"
     if out.expanduser().absolute() == path:
         raise UserError(f"--out {out} is the file to start from; give another")
@@ -61,145 +67,160 @@ def request_of(reference: str, training: PretrainingRequest, **options: Any) -> 
 
 
 def refine(request: PseudoLabelRequest, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
-    """Cluster and tune for so many rounds, from where the same request stopped if it did; gives the file of weights.
+    """Cluster and tune for the requested number of rounds, and return the path of the final weights.
 
-    Beside it, as .md and .json, lies its model card, and in a folder .rounds what each round left.
+    An interrupted request resumes where it stopped. The model card is written beside the weights, as .md and .json,
+    and the files of each round into a folder named .rounds.
     """
     from upstreams.pretraining.processes import processes
 
     if processes()[1] > 1:
         raise UserError("bench pseudo-label runs in one process; start it without torchrun")
-    asked = plan(request, engine)
-    if finished(asked):
-        tell(f"nothing left to do: {asked.out} is there already")
-        return asked.out
-    refuse_foreign_cards(asked.out)
-    make_room(asked.out, 2 * request.start.stat().st_size)
-    tell(f"{asked.pool}; {asked.clusters:,} clusters, rounds: {request.rounds}")
-    scores = [score(asked, 0, request.start, engine, tell)]
+    refinement = plan_refinement(request, engine)
+    if refinement_is_finished(refinement):
+        tell(f"nothing left to do: {refinement.out} exists already")
+        return refinement.out
+    refuse_foreign_cards(refinement.out)
+    ensure_space(refinement.out, 2 * request.start.stat().st_size)
+    tell(f"{refinement.audio}; {refinement.clusters:,} clusters, rounds: {request.rounds}")
+    scores = [trial_scores(refinement, 0, request.start, engine, tell)]
     for number in range(1, request.rounds + 1):
-        perform(asked, number, engine, tell)
-        last = number == request.rounds
-        scores.append(score(asked, number, write(asked) if last else asked.weights(number), engine, tell))
-    facts = facts_of(asked, scores)
-    write_text(asked.out.with_suffix(".md"), card(facts))
-    write_text(asked.out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
-    tell(f"wrote {asked.out} and its model card {asked.out.with_suffix('.md').name}")
+        run_round(refinement, number, engine, tell)
+        weights = write_final_weights(refinement) if number == request.rounds else refinement.weights(number)
+        scores.append(trial_scores(refinement, number, weights, engine, tell))
+    facts = pseudo_label_card_facts(refinement, scores)
+    write_text(refinement.out.with_suffix(".md"), pseudo_label_card(facts))
+    write_text(refinement.out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    tell(f"wrote {refinement.out} and its model card {refinement.out.with_suffix('.md').name}")
     tell(f"try it: {facts['use']}")
-    return asked.out
+    return refinement.out
 
 
-def plan(request: PseudoLabelRequest, engine: Engine = in_process) -> Refinement:
-    """Look over the audio and the encoder; raises UserError or UpstreamError for what cannot be done."""
+def plan_refinement(request: PseudoLabelRequest, engine: Engine = in_process) -> Refinement:
+    """Inspect the audio and the encoder, and settle the options that depend on them.
+
+    Raises UserError or UpstreamError for a request that cannot be carried out.
+    """
     from upstreams.pretraining.aam_softmax import tuning_of
     from upstreams.pretraining.methods import METHODS
 
-    asked = request.training
-    out = usable(asked.output)
-    tuning = tuning_of(importlib.import_module(METHODS[asked.method]).network_of(str(request.start)))
+    training = request.training
+    out = checked_output(training.output)
+    tuning = tuning_of(importlib.import_module(METHODS[training.method]).network_of(str(request.start)))
     tuning = replace(
         tuning,
-        recipe=pretraining.recipe_of(tuning.recipe, asked),
+        recipe=pretraining.adjusted_recipe(tuning.recipe, training),
         scale=tuning.scale if request.scale is None else request.scale,
         margin=tuning.margin if request.margin is None else request.margin,
     )
-    pool = pool_of(asked.corpus, asked.home, dict(asked.data), engine, asked.skip_bad, asked.only)
-    count = len(pool.clips) // CLIPS if request.clusters is None else request.clusters
-    least = SMALLEST if len(pool.clips) < LARGE else AUTHORS_SMALLEST
-    least = least if request.smallest is None else request.smallest
-    found = Refinement(request, out, pool, count, least, tuning, {})
-    check(found)
-    return found._replace(identity=identity(found))
+    audio = load_training_audio(
+        training.corpus, training.home, dict(training.data), engine, training.skip_bad, training.only
+    )
+    clusters = len(audio.clips) // CLIPS_PER_CLUSTER if request.clusters is None else request.clusters
+    smallest = SMALLEST if len(audio.clips) < LARGE_CORPUS else AUTHORS_SMALLEST
+    smallest = smallest if request.smallest is None else request.smallest
+    refinement = Refinement(request, out, audio, clusters, smallest, tuning, {})
+    check_refinement(refinement)
+    return refinement._replace(identity=round_identity(refinement))
 
 
-def check(asked: Refinement) -> None:
-    """Raise UserError for numbers that make no sense, by themselves or for the corpus."""
-    request, tuning, clips = asked.request, asked.tuning, len(asked.pool.clips)
+def check_refinement(refinement: Refinement) -> None:
+    """Raise UserError for options that are out of range, by themselves or for the corpus."""
+    request, tuning, clips = refinement.request, refinement.tuning, len(refinement.audio.clips)
     if request.rounds < 1:
         raise UserError(f"--rounds {request.rounds} leaves nothing to do; give 1 or more")
     batch, parts = tuning.recipe.batch, request.training.accumulate
     if batch % parts:
         raise UserError(f"a batch of {batch} cannot be taken in {parts} parts; give another --batch or --accumulate")
-    if not 2 <= asked.clusters <= clips:
-        told = f"{clips:,} clips of {asked.pool.corpus} cannot be {asked.clusters:,} clusters"
+    if not 2 <= refinement.clusters <= clips:
         raise UserError(
-            f"{told}, of which there must be 2 or more, and no more than clips; give --clusters, or more clips"
+            f"{clips:,} clips of {refinement.audio.corpus} cannot be grouped into {refinement.clusters:,} clusters;"
+            " give --clusters of 2 or more, but no more than there are clips, or give more clips"
         )
-    if not 1 <= asked.smallest <= request.largest:
-        told = f"no cluster has {asked.smallest} clips or more and {request.largest} or fewer"
-        raise UserError(f"{told}; give a --smallest of at least 1, and no larger than --largest")
+    if not 1 <= refinement.smallest <= request.largest:
+        raise UserError(
+            f"no cluster can have {refinement.smallest} clips or more and {request.largest} or fewer; give a --smallest"
+            " of at least 1, and no larger than --largest"
+        )
     if not 0 < request.nearest <= 1:
-        raise UserError(f"--nearest {request.nearest:g} is no share of a cluster's clips; give one above 0, up to 1")
+        raise UserError(f"--nearest {request.nearest:g} is not a share of a cluster's clips; give one above 0, up to 1")
     if not 0 < tuning.scale < math.inf or not 0 <= tuning.margin < math.pi / 2:
-        told = f"--scale {tuning.scale:g} and --margin {tuning.margin:g} make no softmax"
-        raise UserError(f"{told}; a scale is above 0, and a margin from 0 to below 1.57")
+        raise UserError(
+            f"AAM-softmax cannot use --scale {tuning.scale:g} with --margin {tuning.margin:g}; give a scale above 0,"
+            " and a margin of 0 or more, below 1.57"
+        )
     verify = request.verify
-    if verify is not None and "eer" not in head_card(verify.head, asked.setup).metrics:
+    if verify is not None and "eer" not in head_card(verify.head, refinement.setup).metrics:
         raise UserError(f"--verify {verify.name} has no trials; give a task that has: see bench list tasks")
 
 
-def identity(asked: Refinement) -> dict[str, Any]:
-    """What was asked for, beside the number of rounds and how the last weights are stored."""
+def round_identity(refinement: Refinement) -> dict[str, Any]:
+    """Return what decides the weights after a round, besides its number and how they are stored."""
     from upstreams.pretraining.aam_softmax import MarginTuning
-    from upstreams.safety.checkpoints import digest as sum_of
+    from upstreams.safety.checkpoints import file_digest as file_digest
 
-    request, tuning = asked.request, asked.tuning
-    found = {
-        "method": "pseudo-labels", "encoder": asked.name, "start": sum_of(request.start), "seed": request.training.seed,
-        "data": asked.pool.digest, "code": f"{version('ssl-bench')}, version {MarginTuning.version} of the tuning",
-        "clusters": asked.clusters, "smallest": asked.smallest, "largest": request.largest, "nearest": request.nearest,
-        "scale": tuning.scale, "margin": tuning.margin, **asdict(tuning.recipe),
+    request, tuning = refinement.request, refinement.tuning
+    identity = {
+        "method": "pseudo-labels", "encoder": refinement.name, "start": file_digest(request.start),
+        "seed": request.training.seed,
+        "data": refinement.audio.digest,
+        "code": f"{pretraining.TRAINING_RELEASE}, version {MarginTuning.version} of the tuning",
+        "clusters": refinement.clusters, "smallest": refinement.smallest, "largest": request.largest,
+        "nearest": request.nearest, "scale": tuning.scale, "margin": tuning.margin, **asdict(tuning.recipe),
     }  # fmt: skip
-    return dict(json.loads(json.dumps(found)))
+    return dict(json.loads(json.dumps(identity)))
 
 
-def whole_identity(asked: Refinement) -> dict[str, Any]:
-    """What decides the weights in the end."""
-    return {**asked.identity, "rounds": asked.request.rounds, "half": asked.request.training.half}
+def final_identity(refinement: Refinement) -> dict[str, Any]:
+    """Return what decides the final weights."""
+    return {**refinement.identity, "rounds": refinement.request.rounds, "half": refinement.request.training.half}
 
 
-def finished(asked: Refinement) -> bool:
-    """Whether weights and card are there, with the trials asked for; raises UserError for others in their place."""
-    if there := facts_in(asked.out):
-        refuse_another(asked.out, there["identity"], whole_identity(asked))
-    verify, told = asked.request.verify, told_of(asked.out)
-    whole = told is not None and (verify is None or told.get("task") == verify.model_dump(mode="json"))
-    return whole and asked.out.exists()
+def refinement_is_finished(refinement: Refinement) -> bool:
+    """Whether the weights and a card with the requested trial scores exist.
+
+    Raises UserError for weights of another request in their place.
+    """
+    if facts := read_header_facts(refinement.out):
+        refuse_other_identity(refinement.out, facts["identity"], final_identity(refinement))
+    verify, card = refinement.request.verify, read_card(refinement.out)
+    complete = card is not None and (verify is None or card.get("task") == verify.model_dump(mode="json"))
+    return complete and refinement.out.exists()
 
 
-def score(
-    asked: Refinement, number: int, weights: Path, engine: Engine, tell: Callable[[str], object]
+def trial_scores(
+    refinement: Refinement, number: int, weights: Path, engine: Engine, tell: Callable[[str], object]
 ) -> dict[str, dict[str, Any]] | None:
-    """Metrics by split of the task to verify on, if there is one; of several heads that which is best on validation."""
-    task = asked.request.verify
+    """Return the metrics of the task --verify by split, of the head that is best on validation; None without a task."""
+    task = refinement.request.verify
     if task is None:
         return None
-    outcome = run([task], [f"{asked.name}@{weights}"], asked.setup, engine)
-    raise_first(outcome.failures)
-    best = min(outcome.records, key=validated)
-    found = {"valid": best.valid, "test": best.test}
-    tell(f"{f'after round {number}' if number else 'before'}: {scored(task.name, found)}")
-    return found
+    outcome = run([task], [f"{refinement.name}@{weights}"], refinement.setup, engine)
+    raise_first_failure(outcome.failures)
+    best = min(outcome.records, key=validation_error)
+    scores = {"valid": best.valid, "test": best.test}
+    tell(f"{f'after round {number}' if number else 'before'}: {trial_scores_sentence(task.name, scores)}")
+    return scores
 
 
-def validated(record: Record) -> float:
-    """Error on validation, infinite where the head diverged."""
+def validation_error(record: Record) -> float:
+    """The error on validation, infinite where the head diverged."""
     value = record.valid[record.metric]
     return math.inf if value is None else float(value)
 
 
-def write(asked: Refinement) -> Path:
-    """Write what the last round left as the weights that were asked for, unless they are there."""
-    from upstreams.safety.checkpoints import not_finite, read
+def write_final_weights(refinement: Refinement) -> Path:
+    """Write the weights of the last round as the final weights, unless these exist, and return their path."""
+    from upstreams.safety.checkpoints import not_finite, read_weights
 
-    if asked.out.exists():
-        return asked.out
-    tensors = read(asked.weights(asked.request.rounds))
-    if asked.request.training.half:
+    if refinement.out.exists():
+        return refinement.out
+    tensors = read_weights(refinement.weights(refinement.request.rounds))
+    if refinement.request.training.half:
         tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         if large := not_finite(tensors):
-            raise UserError(f"{large[0]} has weights too large for --half; leave that out")
-    make_room(asked.out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
-    with aside(asked.out) as partial:
-        write_tensors(partial, tensors, {"identity": whole_identity(asked)})
-    return asked.out
+            raise UserError(f"{large[0]} has weights too large for half precision; leave out --half")
+    ensure_space(refinement.out, sum(tensor.nbytes for tensor in tensors.values()) + (1 << 20))
+    with atomic_path(refinement.out) as partial:
+        write_tensors(partial, tensors, {"identity": final_identity(refinement)})
+    return refinement.out

@@ -1,4 +1,4 @@
-"""What the commands that train encoders were asked for, and what is settled before their first step."""
+"""Requests of the commands that train encoders, and the plans made from them before the first step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.files import digest
-from benchmark.pretraining.label_weights import Weights
+from benchmark.pretraining.label_weights import LabelWeights
 from benchmark.pretraining.segments import SegmentOrder
 from benchmark.pretraining.sources import TrainingAudio
 from benchmark.tasks import Task
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from upstreams.pretraining.methods import Method, Recipe
 
 
-LARGEST = 50  # clips in a cluster that is kept, at most
-NEAREST = 0.75  # share of a cluster that is kept
+LARGEST = 50  # default greatest number of clips in a cluster that is kept
+NEAREST = 0.75  # default share of a cluster's clips that is kept: those nearest to its centre
 
 
 @dataclass(frozen=True)
 class PretrainingRequest:
-    """What `bench pretrain` was asked for; None stands for what the method's recipe says.
+    """The options of `bench pretrain`; None stands for the default of the method's recipe.
 
-    corpus: name of a registered one or of one in `data`, or a folder. hours: of audio to hear, in place of steps.
-    accumulate: parts of a step. half: weights are stored in half precision. readers: threads that read audio; 0: as
-    many as there are cores, but 16 at most. save_every: seconds. metadata: weights of the kinds of labels to learn
-    from, () for none; None: those that the method learns from by itself. only: kind of label without which clips are
-    left out. strength: of the term on labels beside the method's own.
+    corpus: name of a registered corpus or of one in `data`, or a folder. hours: amount of audio to train on, instead
+    of steps. accumulate: number of parts that a step is computed in. half: whether weights are stored in half
+    precision. readers: number of threads that read audio; 0: the number of cores, but at most 16. save_every: seconds
+    between states. metadata: weights of the kinds of labels to learn from, () for none; None: the method's default.
+    only: a kind of label; clips without one are left out. strength: factor of the loss term on labels.
     """
 
     method: str
@@ -51,30 +51,30 @@ class PretrainingRequest:
     readers: int = 0
     save_every: float | None = None
     skip_bad: bool = False
-    metadata: Weights | None = None
+    metadata: LabelWeights | None = None
     only: str | None = None
     strength: float | None = None
 
     @property
     def output(self) -> Path:
-        """Where the weights go, as the user would write it."""
+        """The path of the weights, relative to the current folder if the user wrote it so."""
         letters = (letter if letter.isalnum() else "-" for letter in f"{self.method}-{self.size}-{self.seed}")
         return self.out or Path("pretrained") / f"{''.join(letters)}.safetensors"
 
 
 class Training(NamedTuple):
-    """All that is settled before the first step.
+    """The plan of a training, complete before its first step.
 
-    identity: what decides the weights, by name. metadata: weights of the kinds of labels that are learnt from. remarks:
-    what is to be told of them.
+    identity: the settings that decide the weights, by name. metadata: weights of the kinds of labels to learn from.
+    remarks: sentences about these labels for the user.
     """
 
     request: PretrainingRequest
     out: Path
-    pool: TrainingAudio
+    audio: TrainingAudio
     method: Method
     recipe: Recipe
-    crops: SegmentOrder
+    segments: SegmentOrder
     identity: dict[str, Any]
     metadata: dict[str, float]
     remarks: list[str]
@@ -82,12 +82,12 @@ class Training(NamedTuple):
 
 @dataclass(frozen=True)
 class PseudoLabelRequest:
-    """What `bench pseudo-label` was asked for; None stands for what follows from the corpus or the encoder's size.
+    """The options of `bench pseudo-label`; None stands for a default that depends on the corpus or the encoder's size.
 
     start: file of weights. training: corpus, output and how each round trains; its method is the upstream that reads
-    the weights. clusters: to make. smallest, largest: clips in one that is kept. nearest: share of it that is. scale,
-    margin: of the softmax. verify: a task judged on trials that is told before and after; nothing depends on it.
-    protocol: the file that names it, if it is not built in.
+    the weights. clusters: number of clusters. smallest, largest: number of clips in a cluster that is kept. nearest:
+    share of its clips that is kept. scale, margin: parameters of AAM-softmax. verify: a task with trials, which is
+    scored before and after each round for information only. protocol: the file of that task, if it is not built in.
     """
 
     start: Path
@@ -104,14 +104,15 @@ class PseudoLabelRequest:
 
 
 class Refinement(NamedTuple):
-    """All that is settled before the first round. out: weights to be. clusters, smallest: as in Request, settled.
+    """The plan of the rounds, complete before the first one.
 
-    identity: what decides the weights after a round, beside its number.
+    out: path of the final weights. clusters, smallest: as in PseudoLabelRequest, with defaults filled in. identity: the
+    settings that decide the weights after a round, besides its number.
     """
 
     request: PseudoLabelRequest
     out: Path
-    pool: TrainingAudio
+    audio: TrainingAudio
     clusters: int
     smallest: int
     tuning: Tuning
@@ -119,19 +120,20 @@ class Refinement(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the upstream that reads the weights."""
+        """The name of the upstream that reads the weights."""
         return self.request.training.method
 
     @property
     def setup(self) -> Setup:
-        """Where embeddings are kept, and trials judged."""
-        asked = self.request.training
-        return Setup(asked.home, asked.home / "pseudo_labels", asked.data, asked.device, skip_bad=asked.skip_bad)
+        """The setup for extracting embeddings and scoring trials."""
+        training = self.request.training
+        results = training.home / "pseudo_labels"
+        return Setup(training.home, results, training.data, training.device, skip_bad=training.skip_bad)
 
     def weights(self, number: int) -> Path:
-        """Those after a round; before the first one those that it starts from."""
+        """The path of the weights after round `number`; for 0, of the initial weights."""
         return self.out.with_suffix(".rounds") / f"{number}.safetensors" if number else self.request.start
 
     def seed(self, number: int) -> int:
-        """Of all that is random in a round."""
+        """The random seed of round `number`."""
         return int(digest([self.request.training.seed, number])[:8], 16)

@@ -1,4 +1,4 @@
-"""Stretches of clips to pre-train on: which ones each step sees, with which labels, and reading them ahead of time."""
+"""Segments of clips to pre-train on: the segments of each step, their labels, and reading them in advance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmark.data.audio import read, samples_at
+from benchmark.data.audio import read_stretch, samples_at
 from benchmark.errors import UserError
 from benchmark.values import Clip, Stretch
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from upstreams.pretraining.methods import AudioBatch
 
-AHEAD = 3  # batches at most that are read while one is at work
-MEMORY = 1 << 30  # bytes that these may take, but for one
+MAX_BATCHES_AHEAD = 3  # most batches that are read while one is in use
+READ_AHEAD_BYTES = 1 << 30  # bytes that these batches may take; one is always read in advance
 NO_LABELS: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
 class Share(NamedTuple):
-    """The part of each step's rows that one process has: its rank of `world`, in `parts` batches one after another."""
+    """The share of one process in the rows of each step: rank `rank` of `world`, in `parts` successive batches."""
 
     rank: int = 0
     world: int = 1
@@ -34,22 +34,22 @@ class Share(NamedTuple):
 
 
 class SegmentRow(NamedTuple):
-    """A stretch of a clip. clip: its place among the clips."""
+    """A segment of a clip. clip: index of the clip."""
 
     clip: int
     stretch: Stretch
 
 
 class SegmentOrder:
-    """Which stretch of which clip each row of each step is: a pure function of the seed and the step.
+    """The clip and segment of each row of each step: a pure function of the seed and the step.
 
-    Rows follow one another through epoch after epoch, each in an order of its own. A clip is there once in each, or as
-    often as `samples` (at `rate` Hz) go into it, each time from another start. Shorter clips are taken whole.
+    Steps go through epoch after epoch, each in another random order. An epoch has round(length / `samples`) segments of
+    a clip, but at least one, each with a random start; `samples` is at `rate` Hz. Shorter clips are taken whole.
 
-    labels: by kind, the value of each clip, or None. balanced: each clip of an epoch's order leads a group of rows, in
-    which for every kind another clip follows that has the same label, where there is one; so that each row has its
-    like beside it. seconds: of a row, on average. numbers: by kind (N,) int64, for each clip the place of its label
-    among the sorted ones, or UNKNOWN.
+    labels: by kind, the value of each clip, or None. balanced: whether each clip in the order of an epoch leads a group
+    of rows, in which for every kind another clip with the same label follows, where there is one; each row then has a
+    positive example beside it. seconds: mean duration of a row. numbers: by kind (N,) int64, the index of each clip's
+    label among the sorted labels, or UNKNOWN.
     """
 
     def __init__(
@@ -57,25 +57,25 @@ class SegmentOrder:
         labels: Mapping[str, Sequence[Any]] = NO_LABELS, balanced: bool = True,
     ) -> None:  # fmt: skip
         self.clips, self.rate, self.samples, self.batch, self.seed = list(clips), rate, samples, batch, seed
-        self.numbers = {kind: numbered(values) for kind, values in labels.items()}
-        self._likes = [Likes(each) for each in self.numbers.values()] if balanced else []
+        self.numbers = {kind: label_numbers(values) for kind, values in labels.items()}
+        self._same = [SameLabelClips(numbers) for numbers in self.numbers.values()] if balanced else []
         lengths = np.array([samples_at(clip.stretch, rate) for clip in self.clips])
         times = np.maximum(1, np.rint(lengths / samples)).astype(int)
         self._leaders = np.repeat(np.arange(len(lengths)), times)
-        self._sizes = sum((each.there.astype(int) for each in self._likes), np.ones(len(lengths), int))
+        self._sizes = sum((same.exists.astype(int) for same in self._same), np.ones(len(lengths), int))
         heard = np.minimum(lengths, samples)
-        for each in self._likes:
-            heard = heard + each.expected(np.minimum(lengths, samples))
+        for same in self._same:
+            heard = heard + same.expected(np.minimum(lengths, samples))
         self._rows = int(times @ self._sizes)
         self.seconds = float(times @ heard) / rate / len(self)
         self._epoch = lru_cache(maxsize=2)(self._ordered)
 
     def __len__(self) -> int:
-        """Rows in an epoch."""
+        """The number of rows in an epoch."""
         return self._rows
 
     def step(self, number: int) -> list[SegmentRow]:
-        """The rows of a step, over all processes."""
+        """Return the rows of step `number`, over all processes."""
         first = number * self.batch
         starts, draws = (np.random.default_rng([self.seed, use, number]).random(self.batch).tolist() for use in (1, 2))
         chosen = [self._clip(*divmod(first + row, len(self)), draw) for row, draw in enumerate(draws)]
@@ -84,57 +84,59 @@ class SegmentOrder:
         ]
 
     def _clip(self, epoch: int, place: int, draw: float) -> int:
-        """The clip at a place of an epoch; draw: in [0, 1), of those that could follow their leader."""
+        """The clip at a position of an epoch; draw: in [0, 1), chooses among the clips that can follow a leader."""
         leaders, ends = self._epoch(epoch)
         group = int(np.searchsorted(ends, place, side="right"))
-        leader, before = int(leaders[group]), int(ends[group]) - place  # rows to the end of the group
+        leader, before = int(leaders[group]), int(ends[group]) - place  # rows from here to the end of the group
         follows = int(self._sizes[leader]) - before
-        return [each for each in self._likes if each.there[leader]][follows - 1](leader, draw) if follows else leader
+        if not follows:
+            return leader
+        return [same for same in self._same if same.exists[leader]][follows - 1](leader, draw)
 
     def _ordered(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clips that lead groups, and the place behind the end of each group."""
+        """The clips that lead groups, in the order of an epoch, and the position after the end of each group."""
         leaders = self._leaders[np.random.default_rng([self.seed, 0, epoch]).permutation(len(self._leaders))]
         return leaders, np.cumsum(self._sizes[leaders])
 
     def _cut(self, whole: Stretch, start: float) -> Stretch:
-        """As many samples as give `samples` when resampled, or all; start: in [0, 1), of where it could begin."""
+        """A segment that has `samples` samples when resampled, or all of it; start: in [0, 1), chooses its start."""
         count = min(whole.samples, -(-self.samples * whole.rate // self.rate))
         first = whole.first + int(start * (whole.samples - count + 1))
         return whole._replace(first=first, samples=count)
 
     def share(self, number: int, share: Share) -> list[list[SegmentRow]]:
-        """The rows of a step that one process has, in batches; no row is in two, and none is left out.
+        """Return the rows of one process in a step, in batches; over all processes each row is in exactly one batch.
 
-        Groups stay together, but for those that the end of a batch goes through.
+        Groups stay together, except where a batch ends within one.
         """
         rows, stride = self.step(number), share.world * share.parts
         places = [share.rank + share.world * part for part in range(share.parts)]
-        if not self._likes:
+        if not self._same:
             return [rows[place::stride] for place in places]
         ends = [len(rows) * place // stride for place in range(stride + 1)]
         return [rows[ends[place] : ends[place + 1]] for place in places]
 
 
-def numbered(values: Sequence[Any]) -> np.ndarray:
-    """The place (N,) int64 of each value among the sorted distinct ones; UNKNOWN for None."""
+def label_numbers(values: Sequence[Any]) -> np.ndarray:
+    """Return the index (N,) int64 of each value among the sorted distinct values; UNKNOWN for None."""
     from upstreams.pretraining.methods import UNKNOWN
 
     places = {value: place for place, value in enumerate(sorted({value for value in values if value is not None}))}
     return np.array([places.get(value, UNKNOWN) for value in values], np.int64)
 
 
-class Likes:
-    """For each clip, the other ones with the same label of one kind. there: (N,) whether there are any."""
+class SameLabelClips:
+    """For each clip, the other clips with the same label of one kind. exists: (N,) whether there are any."""
 
     def __init__(self, numbers: np.ndarray) -> None:
         known = numbers >= 0
         self.numbers, self.counts = numbers, np.bincount(numbers[known], minlength=1)
-        self.there = known & (self.counts[numbers] > 1)
+        self.exists = known & (self.counts[numbers] > 1)
         self._sorted = np.argsort(numbers, kind="stable")[np.count_nonzero(~known) :]
         self._firsts = np.cumsum(self.counts) - self.counts
 
     def __call__(self, clip: int, draw: float) -> int:
-        """One of them; draw: in [0, 1)."""
+        """Return the index of one of the clips with the label of `clip`; draw: in [0, 1), chooses it."""
         number = self.numbers[clip]
         first, count = self._firsts[number], self.counts[number]
         alike = self._sorted[first : first + count]
@@ -142,54 +144,59 @@ class Likes:
         return int(alike[place + (alike[place] >= clip)])
 
     def expected(self, values: np.ndarray) -> np.ndarray:
-        """The mean (N,) of the others' values, 0 where there are none."""
+        """Return the mean (N,) of the values of the other clips with the same label, 0 where there are none."""
         sums = np.bincount(self.numbers[self.numbers >= 0], values[self.numbers >= 0], len(self.counts))
         others = (sums[self.numbers] - values) / np.maximum(1, self.counts[self.numbers] - 1)
-        return np.where(self.there, others, 0.0)
+        return np.where(self.exists, others, 0.0)
 
 
 def batches(
-    crops: SegmentOrder, first: int, last: int, share: Share, readers: int, pinned: bool = False
+    order: SegmentOrder, first: int, last: int, share: Share, readers: int, pinned: bool = False
 ) -> Iterator[AudioBatch]:
-    """The batches of one process for the steps [first, last), the next ones being read by so many threads.
+    """Yield the batches of one process for the steps [first, last), while `readers` threads read the next ones.
 
-    pinned: into memory from which a GPU copies while it computes.
+    pinned: whether to read into pinned memory, from which a GPU can copy while it computes.
+    Raises UserError where a file can no longer be read, or is shorter than before.
     """
     waiting: deque[_Reading] = deque()
-    ahead = max(1, min(AHEAD, MEMORY * share.world * share.parts // (4 * crops.batch * crops.samples)))
-    pool = ThreadPoolExecutor(readers)
+    ahead = max(
+        1, min(MAX_BATCHES_AHEAD, READ_AHEAD_BYTES * share.world * share.parts // (4 * order.batch * order.samples))
+    )
+    executor = ThreadPoolExecutor(readers)
     try:
         for number in range(first, last):
-            for rows in crops.share(number, share):
-                waiting.append(_Reading(rows, crops, pool, pinned))
+            for rows in order.share(number, share):
+                waiting.append(_Reading(rows, order, executor, pinned))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
 
 
 class _Reading:
-    """A batch on its way into memory."""
+    """A batch that is being read into memory."""
 
-    def __init__(self, rows: Sequence[SegmentRow], crops: SegmentOrder, pool: ThreadPoolExecutor, pinned: bool) -> None:
+    def __init__(
+        self, rows: Sequence[SegmentRow], order: SegmentOrder, executor: ThreadPoolExecutor, pinned: bool
+    ) -> None:
         import torch
 
-        self.counts = [min(crops.samples, samples_at(row.stretch, crops.rate)) for row in rows]
+        self.counts = [min(order.samples, samples_at(row.stretch, order.rate)) for row in rows]
         clips = [row.clip for row in rows]
-        self.labels = {kind: torch.from_numpy(numbers[clips]) for kind, numbers in crops.numbers.items()}
+        self.labels = {kind: torch.from_numpy(numbers[clips]) for kind, numbers in order.numbers.items()}
         self.waveforms = torch.empty(len(rows), max(self.counts), pin_memory=pinned)
         places = zip(self.waveforms, (row.stretch for row in rows), self.counts, strict=True)
-        self.reads: list[Future[None]] = [pool.submit(_fill, *place, crops.rate) for place in places]
+        self.reads: list[Future[None]] = [executor.submit(_fill, *place, order.rate) for place in places]
 
     def result(self) -> AudioBatch:
         import torch
 
         from upstreams.pretraining.methods import AudioBatch
 
-        for each in self.reads:
-            each.result()
+        for read in self.reads:
+            read.result()
         return AudioBatch(self.waveforms, torch.tensor(self.counts), self.labels)
 
 
@@ -197,12 +204,12 @@ def _fill(row: Tensor, stretch: Stretch, count: int, rate: int) -> None:
     import torch
 
     try:
-        waveform = read(stretch, rate)[:count]
-    except Exception as error:  # soundfile and the file system have many kinds
+        waveform = read_stretch(stretch, rate)[:count]
+    except Exception as error:  # soundfile and the file system raise many kinds of errors
         raise UserError(
-            f"{stretch.audio} can no longer be read ({error}); put it back, then run the command again"
+            f"{stretch.audio} can no longer be read ({error}); restore it, then run the command again"
         ) from error
     if len(waveform) < count:
-        raise UserError(f"{stretch.audio} is shorter than it was; run the command again to look over the corpus anew")
+        raise UserError(f"{stretch.audio} is shorter than it was; run the command again to inspect the corpus anew")
     row[:count] = torch.from_numpy(waveform)
     row[count:] = 0.0

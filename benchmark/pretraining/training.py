@@ -1,4 +1,4 @@
-"""Pre-training, top to bottom: which audio, in which order, by which recipe, and what is written in the end."""
+"""Pre-training from start to end: choose the audio and its order, adjust the recipe, train, write the weights."""
 
 from __future__ import annotations
 
@@ -9,114 +9,119 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.engines.local import in_process
 from benchmark.environment import cores
 from benchmark.errors import UserError
-from benchmark.files import aside, write_text
+from benchmark.files import atomic_path, write_text
 from benchmark.pretraining.checkpoint_files import (
-    facts_in,
-    make_room,
+    checked_output,
+    ensure_space,
+    read_header_facts,
     read_state,
-    refuse_another,
     refuse_foreign_cards,
-    state_of,
-    usable,
+    refuse_other_identity,
+    state_path,
     write_state,
     write_tensors,
 )
-from benchmark.pretraining.label_weights import chosen, remarks, told, with_metadata
-from benchmark.pretraining.model_card import card, facts_of, usage
-from benchmark.pretraining.processes import first_alone, only_first_tells
+from benchmark.pretraining.label_weights import choose_label_weights, format_label_weights, label_remarks, with_metadata
+from benchmark.pretraining.model_card import model_card, model_card_facts, usage_command_line
+from benchmark.pretraining.processes import errors_reported_once, run_on_first_process_only
 from benchmark.pretraining.progress import Stopwatch, training_bar
 from benchmark.pretraining.requests import PretrainingRequest, Training
 from benchmark.pretraining.segments import SegmentOrder, Share, batches
-from benchmark.pretraining.sources import TrainingAudio, pool_of
+from benchmark.pretraining.sources import TrainingAudio, load_training_audio
 from benchmark.values import Engine
 
 if TYPE_CHECKING:
     from upstreams.pretraining.loop import History, Schedule, TrainingProgress, TrainingState
     from upstreams.pretraining.methods import Method, Recipe
 
-EVERY = 20  # steps at most from one point of the loss curve to the next
-MOST_READERS = 16  # unless the user wants more
-SAVE_OFTEN, SAVE_SELDOM = 10.0, 300.0  # seconds from one state to the next, of small models and of large ones
+CURVE_INTERVAL = 20  # most steps between points of the loss curve
+MAX_READERS = 16  # most threads that read audio, by default
+SAVE_OFTEN, SAVE_SELDOM = 10.0, 300.0  # seconds between states: for small models, and for large ones
+TRAINING_RELEASE = "0.1.0"  # the last release in which the weights of all methods changed
 
 
 def pretrain(request: PretrainingRequest, engine: Engine = in_process, tell: Callable[[str], object] = str) -> Path:
-    """Pre-train a method, from where the same request stopped if it did; gives the file of weights.
+    """Pre-train a method and return the path of its weights; an interrupted request resumes where it stopped.
 
-    Beside it, as .md and .json, lies its model card. All processes that torchrun starts call this; the first of them
-    looks over the corpus (by `engine`), writes, and tells.
+    The model card is written beside the weights, as .md and .json. All processes that torchrun starts call this; only
+    the first of them inspects the corpus (by `engine`), writes files and reports by `tell`.
     """
     from upstreams.pretraining.loop import processes
-    from upstreams.pretraining.processes import joined
+    from upstreams.pretraining.processes import process_group
 
     rank, world = processes()
-    with joined(request.device), only_first_tells(rank):
-        training = first_alone(partial(prepared, request, engine, world))
+    with process_group(request.device), errors_reported_once(rank):
+        training = run_on_first_process_only(partial(prepare_training, request, engine, world))
         say = tell if rank == 0 else str
-        if done(training):
-            state_of(training.out).unlink(missing_ok=True)
-            say(f"nothing left to do: {training.out} is there already")
+        if training_is_finished(training):
+            state_path(training.out).unlink(missing_ok=True)
+            say(f"nothing left to do: {training.out} exists already")
             return training.out
         for text in training.remarks:
             say(text)
-        say(f"{training.pool}, {training.recipe.steps:,} steps of {training.recipe.batch} stretches")
-        train(training, Share(rank, world, request.accumulate), say)
+        say(f"{training.audio}, {training.recipe.steps:,} steps of {training.recipe.batch} segments")
+        train_and_write(training, Share(rank, world, request.accumulate), say)
     return training.out
 
 
-def prepared(request: PretrainingRequest, engine: Engine, world: int) -> Training:
-    """As `plan`, with room for what is to be written; raises UserError where there is none."""
-    training = plan(request, engine, world)
-    if not done(training):
+def prepare_training(request: PretrainingRequest, engine: Engine, world: int) -> Training:
+    """Return the plan of the training; raise UserError where its files cannot be written, or have too little space."""
+    training = plan_training(request, engine, world)
+    if not training_is_finished(training):
         refuse_foreign_cards(training.out)
-        make_room(training.out, room_for(training.method))
+        ensure_space(training.out, space_needed(training.method))
     return training
 
 
-def plan(request: PretrainingRequest, engine: Engine, world: int = 1) -> Training:
-    """Look over the audio and draw the weights; raises UserError or UpstreamError for what cannot be done."""
-    from upstreams.pretraining.methods import method as build
+def plan_training(request: PretrainingRequest, engine: Engine, world: int = 1) -> Training:
+    """Inspect the audio and initialize the weights.
 
-    out = usable(request.output)
+    Raises UserError or UpstreamError for a request that cannot be carried out.
+    """
+    from upstreams.pretraining.methods import create_method as build
+
+    out = checked_output(request.output)
     method = build(request.method, request.size, request.seed)
-    recipe = recipe_of(method.recipe, request)
+    recipe = adjusted_recipe(method.recipe, request)
     if recipe.batch % (world * request.accumulate):
         raise UserError(
             f"a batch of {recipe.batch} cannot be shared evenly by {world} processes in {request.accumulate} parts"
             " each; give another --batch or --accumulate"
         )
-    pool = pool_of(request.corpus, request.home, dict(request.data), engine, request.skip_bad, request.only)
-    weights = chosen(request.metadata, method.metadata, pool)
+    audio = load_training_audio(
+        request.corpus, request.home, dict(request.data), engine, request.skip_bad, request.only
+    )
+    weights = choose_label_weights(request.metadata, method.metadata, audio)
     samples = round(recipe.seconds * method.sample_rate)
-    labels = {kind: pool.labels(kind) for kind in weights}
-    crops = SegmentOrder(pool.clips, method.sample_rate, samples, recipe.batch, request.seed, labels)
-    recipe = recipe_of(method.recipe, request, crops.seconds)
-    asked = identity(request, method, recipe, pool)
-    remarked = remarks(request.metadata, method.metadata, pool)
+    labels = {kind: audio.labels(kind) for kind in weights}
+    segments = SegmentOrder(audio.clips, method.sample_rate, samples, recipe.batch, request.seed, labels)
+    recipe = adjusted_recipe(method.recipe, request, segments.seconds)
+    identity = training_identity(request, method, recipe, audio)
+    remarks = label_remarks(request.metadata, method.metadata, audio)
     method = with_metadata(method, weights, request.strength)
-    return Training(request, out, pool, method, recipe, crops, asked, weights, remarked)
+    return Training(request, out, audio, method, recipe, segments, identity, weights, remarks)
 
 
-def recipe_of(recipe: Recipe, request: PretrainingRequest, seconds: float | None = None) -> Recipe:
-    """The method's recipe with what the user says otherwise; a shorter training warms up for a tenth of it at most.
+def adjusted_recipe(recipe: Recipe, request: PretrainingRequest, seconds: float | None = None) -> Recipe:
+    """Return the method's recipe with the user's changes; the warm-up is at most a tenth of a shortened training.
 
-    seconds: of audio in a row on average, which hours are counted in; without it, as if no clip were shorter than those
-    of the recipe.
+    seconds: mean duration of a row, to convert hours to steps; by default the duration of a whole segment.
+    Raises UserError for options that are out of range or exclude each other.
     """
     if request.steps is not None and request.hours is not None:
         raise UserError("--steps and --hours both say how long to train; give one of them")
     for name in ("lr", "hours"):
         value = getattr(request, name)
         if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name} {value:g} is no positive number; give one, or leave it out")
-    own = {name: getattr(request, name) for name in ("batch", "lr", "precision")}
-    recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
+            raise UserError(f"--{name} {value:g} is not a positive number; give one, or leave --{name} out")
+    changes = {name: getattr(request, name) for name in ("batch", "lr", "precision")}
+    recipe = replace(recipe, **{name: value for name, value in changes.items() if value is not None})
     steps = recipe.steps if request.steps is None else request.steps
     if request.hours is not None:
         steps = max(1, round(request.hours * 3600 / (recipe.batch * (seconds or recipe.seconds))))
@@ -124,118 +129,126 @@ def recipe_of(recipe: Recipe, request: PretrainingRequest, seconds: float | None
     return replace(recipe, steps=steps, warmup=warmup, final_lr=min(recipe.final_lr, recipe.lr))
 
 
-def identity(request: PretrainingRequest, method: Method, recipe: Recipe, pool: TrainingAudio) -> dict[str, Any]:
-    """What was asked for. Device, processes and parts are left free, so that a training may go on elsewhere, though
-    what is drawn at random follows from them too. method: before it is given labels.
+def training_identity(
+    request: PretrainingRequest, method: Method, recipe: Recipe, audio: TrainingAudio
+) -> dict[str, Any]:
+    """Return the settings that decide the weights, by name. method: without the term on labels.
+
+    Device, processes and parts are left out, so that a training can be resumed elsewhere, although random draws
+    depend on them too.
     """
     name, _, query = request.method.partition("?")
-    asked = {"method": name, "options": sorted(filter(None, query.split("&"))), "size": request.size}
-    weights = chosen(request.metadata, method.metadata, pool)
+    settings = {"method": name, "options": sorted(filter(None, query.split("&"))), "size": request.size}
+    weights = choose_label_weights(request.metadata, method.metadata, audio)
     number = with_metadata(method, weights, request.strength).version
-    code = f"{version('ssl-bench')}, version {number} of the method"
-    rest = {"seed": request.seed, "data": pool.digest, "code": code, "half": request.half}
-    labels = {"metadata": told(weights), "labels": pool.digest_of(weights)} if weights else {}
-    given = {"strength": request.strength, "only": request.only, "origin": dict(method.origin) or None}
-    given = {**labels, **{name: value for name, value in given.items() if value is not None}}
-    return dict(json.loads(json.dumps({**asked, **rest, **asdict(recipe), **given})))
+    code = f"{TRAINING_RELEASE}, version {number} of the method"
+    rest = {"seed": request.seed, "data": audio.digest, "code": code, "half": request.half}
+    labels = {"metadata": format_label_weights(weights), "labels": audio.digest_of(weights)} if weights else {}
+    optional = {"strength": request.strength, "only": request.only, "origin": dict(method.origin) or None}
+    optional = {**labels, **{name: value for name, value in optional.items() if value is not None}}
+    return dict(json.loads(json.dumps({**settings, **rest, **asdict(recipe), **optional})))
 
 
-def room_for(method: Method) -> int:
-    """Room that is needed at most: for weights, and for two states, one of them being written."""
+def space_needed(method: Method) -> int:
+    """Return the most bytes that the files need: weights and two states, one of them being written."""
     weights = sum(tensor.numel() * tensor.element_size() for tensor in method.state_dict().values())
-    learnt = sum(each.numel() * each.element_size() for each in method.parameters() if each.requires_grad)
-    return weights + 2 * (weights + 2 * learnt) + (1 << 20)
+    trainable = [tensor for tensor in method.parameters() if tensor.requires_grad]
+    moments = 2 * sum(tensor.numel() * tensor.element_size() for tensor in trainable)  # of Adam
+    return weights + 2 * (weights + moments) + (1 << 20)
 
 
-def done(training: Training) -> bool:
-    """Whether the weights are there; raises UserError for others, or another training's state, in their place."""
-    for path in (training.out, state_of(training.out)):
-        if there := facts_in(path):
-            refuse_another(path, there["identity"], training.identity)
+def training_is_finished(training: Training) -> bool:
+    """Whether the weights exist; raises UserError for weights or a state of another request in their place."""
+    for path in (training.out, state_path(training.out)):
+        if facts := read_header_facts(path):
+            refuse_other_identity(path, facts["identity"], training.identity)
     return training.out.exists()
 
 
-def train(training: Training, share: Share, tell: Callable[[str], object]) -> None:
-    """Make the steps that are left, and write the weights in the end."""
+def train_and_write(training: Training, share: Share, tell: Callable[[str], object]) -> None:
+    """Make the remaining steps and write the weights."""
     request = training.request
-    history, run = learn(training, share, tell, f"pretrain {request.method} {request.size}")
+    history, run = make_steps(training, share, tell, f"pretrain {request.method} {request.size}")
     if share.rank == 0:
-        write(training, history, run)
+        write_weights(training, history, run)
         tell(f"wrote {training.out} and its model card {training.out.with_suffix('.md').name}")
-        tell(f"try it: {usage(request)}")
+        tell(f"try it: {usage_command_line(request)}")
 
 
-def learn(
+def make_steps(
     training: Training, share: Share, tell: Callable[[str], object], title: str
 ) -> tuple[History, dict[str, Any]]:
-    """Make the steps that are left, keeping a state to resume from on the way; the loss curve, and how it went."""
-    from benchmark.features.encoding import exact, keep_memory
+    """Make the remaining steps, saving a state to resume from at intervals.
+
+    Returns the loss curve, and facts of the run: times, processes and reading threads.
+    """
+    from benchmark.features.encoding import disable_tf32, keep_freed_memory
     from upstreams.pretraining.loop import fit
 
-    keep_memory()
-    exact(training.request.device)
+    keep_freed_memory()
+    disable_tf32(training.request.device)
     request, steps = training.request, training.recipe.steps
-    state, clock = _resumed(training, tell if share.rank == 0 else str)
-    readers = request.readers or max(1, min(MOST_READERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    state, stopwatch = _resumed(training, tell if share.rank == 0 else str)
+    readers = request.readers or max(1, min(MAX_READERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     pinned = request.device.startswith("cuda")
     bar = training_bar(title) if share.rank == 0 else nullcontext(str)
     with bar as show:
         history = fit(
-            training.method, lambda first: batches(training.crops, first, steps, share, readers, pinned),
+            training.method, lambda first: batches(training.segments, first, steps, share, readers, pinned),
             _schedule(training), state=state,
-            save=partial(_keep, training, clock), report=partial(_report, clock, show),
+            save=partial(_save, training, stopwatch), report=partial(_report, stopwatch, show),
         )  # fmt: skip
-    return history, {**clock.facts(), **share._asdict(), "readers": readers}
+    return history, {**stopwatch.facts(), **share._asdict(), "readers": readers}
 
 
 def _schedule(training: Training) -> Schedule:
     from upstreams.pretraining.loop import Schedule
 
     request, recipe = training.request, training.recipe
-    every = max(1, min(EVERY, recipe.steps // 100))
-    often = min(SAVE_SELDOM, max(SAVE_OFTEN, room_for(training.method) / 4e6))
+    interval = max(1, min(CURVE_INTERVAL, recipe.steps // 100))
+    seconds = min(SAVE_SELDOM, max(SAVE_OFTEN, space_needed(training.method) / 4e6))
     if request.save_every is not None:
-        often = request.save_every
-    return Schedule(recipe, request.seed, request.accumulate, request.device, every, often)
+        seconds = request.save_every
+    return Schedule(recipe, request.seed, request.accumulate, request.device, interval, seconds)
 
 
-def _keep(training: Training, clock: Stopwatch, state: TrainingState) -> None:
-    done(training)  # refuses what another command wrote there meanwhile
-    facts = {"identity": training.identity, "state": state.facts, "clock": clock.facts()}
+def _save(training: Training, stopwatch: Stopwatch, state: TrainingState) -> None:
+    training_is_finished(training)  # raises where another command has written its files there since
+    facts = {"identity": training.identity, "state": state.facts, "clock": stopwatch.facts()}
     write_state(training.out, state.tensors, facts)
 
 
-def _report(clock: Stopwatch, show: Callable[[TrainingProgress], object], at: TrainingProgress) -> None:
-    clock.waiting = at.waiting
-    show(at)
+def _report(stopwatch: Stopwatch, show: Callable[[TrainingProgress], object], progress: TrainingProgress) -> None:
+    stopwatch.waiting = progress.waiting
+    show(progress)
 
 
 def _resumed(training: Training, tell: Callable[[str], object]) -> tuple[TrainingState | None, Stopwatch]:
-    from upstreams.pretraining.loop import TrainingState as Kept
+    from upstreams.pretraining.loop import TrainingState
 
-    kept = read_state(training.out)
-    if kept is None:
+    saved = read_state(training.out)
+    if saved is None:
         return None, Stopwatch()
-    tensors, facts = kept
-    tell(f"goes on after step {facts['state']['step']:,}, from {state_of(training.out)}")
-    return Kept(tensors, facts["state"]), Stopwatch(**facts["clock"])
+    tensors, facts = saved
+    tell(f"resumes after step {facts['state']['step']:,}, from {state_path(training.out)}")
+    return TrainingState(tensors, facts["state"]), Stopwatch(**facts["clock"])
 
 
-def write(training: Training, history: History, run: dict[str, Any]) -> None:
-    """Write the weights and their model card, all or nothing, and delete the state."""
+def write_weights(training: Training, history: History, run: dict[str, Any]) -> None:
+    """Write the weights and their model card, both or neither, and delete the state."""
     from upstreams.safety.checkpoints import not_finite
 
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in training.method.exported().items()}
     if training.request.half:
         tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         if large := not_finite(tensors):
-            raise UserError(f"{large[0]} has weights too large for --half; leave that out")
-    facts = facts_of(training, history, tensors, run)
-    done(training)
-    with aside(training.out) as partial:
-        kept = {name: facts[name] for name in ("method", "size", "seed", "weights", "recipe")}
-        kept["data"] = {**facts["data"], "left_out": len(facts["data"]["left_out"])}
-        write_tensors(partial, tensors, {"identity": training.identity, "card": kept})
+            raise UserError(f"{large[0]} has weights too large for half precision; leave out --half")
+    facts = model_card_facts(training, history, tensors, run)
+    training_is_finished(training)
+    with atomic_path(training.out) as partial:
+        summary = {name: facts[name] for name in ("method", "size", "seed", "weights", "recipe")}
+        summary["data"] = {**facts["data"], "left_out": len(facts["data"]["left_out"])}
+        write_tensors(partial, tensors, {"identity": training.identity, "card": summary})
         write_text(training.out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
-        write_text(training.out.with_suffix(".md"), card(facts))
-    state_of(training.out).unlink(missing_ok=True)
+        write_text(training.out.with_suffix(".md"), model_card(facts))
+    state_path(training.out).unlink(missing_ok=True)

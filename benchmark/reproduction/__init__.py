@@ -1,1 +1,1 @@
-"""`bench rerun`: a recorded job done again, and how far the two agree."""
+"""`bench rerun`: run a recorded job again, and compare the result with the record."""

@@ -1,4 +1,4 @@
-"""One job done twice: what came out otherwise the second time, by how much, and what may be why. Pure."""
+"""Compare a recorded job with its rerun: scores, outcomes, and differences in the environment. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from typing import NamedTuple
 
 from benchmark.errors import UserError
 from benchmark.records import Record
-from benchmark.tables.ranking import judge
+from benchmark.statistics.outcomes import score_task
 
-Row = dict[str, str]  # of outcomes
-CLUSTERS = ("cluster", "enroll_cluster", "test_cluster")  # columns that older outcomes do not have
+Row = dict[str, str]  # one outcome: column to value
+CLUSTERS = ("cluster", "enroll_cluster", "test_cluster")  # columns that outcomes of older versions lack
 
 
-class Found(NamedTuple):
-    """A record with its outcomes, None where they are lost."""
+class RecordedJob(NamedTuple):
+    """A record with its test outcomes, None where they are lost. siblings: the upstream's records on the same task."""
 
     record: Record
     outcomes: list[Row] | None
+    siblings: Sequence[Record] = ()
 
 
 class Rerun(NamedTuple):
-    """One job twice."""
+    """A recorded job (`then`) and its rerun (`now`)."""
 
-    then: Found
-    now: Found
+    then: RecordedJob
+    now: RecordedJob
 
 
 class ScorePair(NamedTuple):
-    """A number of the record and what it is now."""
+    """A number in the record and in the rerun."""
 
     name: str
     then: float | None
     now: float | None
 
 
-def compared(repeat: Rerun) -> list[ScorePair]:
-    """Every score on test and on validation, and the epoch that was chosen."""
-    then, now = repeat.then.record, repeat.now.record
+def score_pairs(rerun: Rerun) -> list[ScorePair]:
+    """Return all scores on test and validation, and the chosen epoch."""
+    then, now = rerun.then.record, rerun.now.record
     pairs = [("test", then.test, now.test), ("valid", then.valid, now.valid)]
     scores = [
         ScorePair(f"{split} {name}", old.get(name), new.get(name))
@@ -48,99 +49,103 @@ def compared(repeat: Rerun) -> list[ScorePair]:
     return [*scores, ScorePair("epoch", then.epoch, now.epoch)]
 
 
-def changed_outcomes(repeat: Rerun) -> int:
-    """Test clips or trials that were answered in another way, be it in the last bit."""
-    pairs = zip_longest(repeat.then.outcomes or [], repeat.now.outcomes or [])
-    return 0 if repeat.then.outcomes is None else sum(_answer(old) != _answer(new) for old, new in pairs)
+def changed_outcomes(rerun: Rerun) -> int:
+    """Return the number of test clips or trials with different outcomes, even if only in the last bit."""
+    pairs = zip_longest(rerun.then.outcomes or [], rerun.now.outcomes or [])
+    return 0 if rerun.then.outcomes is None else sum(_outcome(old) != _outcome(new) for old, new in pairs)
 
 
-def _answer(row: Row | None) -> Row | None:
+def _outcome(row: Row | None) -> Row | None:
     return row and {name: value for name, value in row.items() if name not in CLUSTERS}
 
 
-def table(repeat: Rerun) -> list[list[str]]:
-    """Rows of name, recorded, now, and whether they differ."""
-    return [[each.name, *_shown(each), "" if each.then == each.now else "differs"] for each in compared(repeat)]
+def agreement_rows(rerun: Rerun) -> list[list[str]]:
+    """Return rows of name, recorded value, new value, and whether they differ."""
+    return [[pair.name, *_value_texts(pair), "" if pair.then == pair.now else "differs"] for pair in score_pairs(rerun)]
 
 
-def _shown(each: ScorePair) -> tuple[str, str]:
-    """Rounded, unless it takes every digit to tell the two apart."""
-    texts = ["none" if value is None else f"{value:.6g}" for value in (each.then, each.now)]
-    if texts[0] == texts[1] and each.then != each.now:
-        texts = [repr(each.then), repr(each.now)]
+def _value_texts(pair: ScorePair) -> tuple[str, str]:
+    """Both values, rounded to six digits unless they differ and would then look equal."""
+    texts = ["none" if value is None else f"{value:.6g}" for value in (pair.then, pair.now)]
+    if texts[0] == texts[1] and pair.then != pair.now:
+        texts = [repr(pair.then), repr(pair.now)]
     return texts[0], texts[1]
 
 
-def same(repeat: Rerun) -> bool:
-    """Whether scores, epoch and outcomes are the same to the last bit."""
-    return all(each.then == each.now for each in compared(repeat)) and not changed_outcomes(repeat)
+def identical(rerun: Rerun) -> bool:
+    """Whether scores, epoch and outcomes are identical to the last bit."""
+    return all(pair.then == pair.now for pair in score_pairs(rerun)) and not changed_outcomes(rerun)
 
 
-def agrees(repeat: Rerun) -> bool:
-    """Whether the score is the same, or as near as its interval says it may be."""
-    then, now = repeat.then.record, repeat.now.record
-    return then.test.get(then.metric) == now.test.get(now.metric) or within(*repeat.then, now)
+def agrees_within_interval(rerun: Rerun) -> bool:
+    """Whether the test score is equal to the recorded one, or lies within its interval."""
+    then, now = rerun.then.record, rerun.now.record
+    same = then.test.get(then.metric) == now.test.get(now.metric)
+    return same or score_within_interval(then, rerun.then.outcomes, now)
 
 
-def within(record: Record, outcomes: Sequence[Row] | None, again: Record) -> bool:
-    """Whether a test score lies in the 95 % interval of the recorded one."""
-    then, now = record.test.get(record.metric), again.test.get(record.metric)
+def score_within_interval(record: Record, outcomes: Sequence[Row] | None, rerun: Record) -> bool:
+    """Whether the test score of `rerun` lies in the 95 % interval of the recorded one."""
+    then, now = record.test.get(record.metric), rerun.test.get(record.metric)
     if then is None or now is None or not outcomes:
         return False
     try:
-        told = judge([record], lambda _: outcomes).interval([0])
+        interval = score_task([record], lambda _: outcomes).interval([0])
     except UserError:  # the record contradicts its outcomes
         return False
-    return told.low <= now <= told.high
+    return interval.low <= now <= interval.high
 
 
-def verdict(repeat: Rerun) -> str:
-    """In one sentence what came out."""
-    every, lost = compared(repeat), changed_outcomes(repeat)
-    count = len(repeat.then.outcomes or [])
-    if same(repeat):
-        answers = f" and {count} outcomes" if repeat.then.outcomes is not None else "; its outcomes are lost"
-        return f"the same to the last bit: {len(every) - 1} scores, the epoch{answers}"
-    record = repeat.then.record
-    score, *_ = [each for each in every if each.name == f"test {record.metric}"]
+def agreement_sentence(rerun: Rerun) -> str:
+    """Return the result of the comparison as one sentence."""
+    pairs, changed = score_pairs(rerun), changed_outcomes(rerun)
+    count = len(rerun.then.outcomes or [])
+    if identical(rerun):
+        outcomes = f" and {count} outcomes" if rerun.then.outcomes is not None else "; its outcomes are lost"
+        return f"identical to the last bit: {len(pairs) - 1} scores, the epoch{outcomes}"
+    record = rerun.then.record
+    score, *_ = [pair for pair in pairs if pair.name == f"test {record.metric}"]
     if score.then == score.now:
-        told = f"the same score, test {record.metric} {_shown(score)[0]}"
+        sentence = f"the same score, test {record.metric} {_value_texts(score)[0]}"
     else:
-        where = "within" if agrees(repeat) else "outside"
-        told = f"test {record.metric} is {_shown(score)[1]}, {where} the interval of the recorded {_shown(score)[0]}"
-    others = [each.name for each in every if each.then != each.now and each is not score]
-    parts = [f"{', '.join(others)} differ"] * bool(others) + [f"{lost} of {count} outcomes differ"] * bool(lost)
-    return "; ".join([told, *parts])
+        position = "within" if agrees_within_interval(rerun) else "outside"
+        then, now = _value_texts(score)
+        sentence = f"test {record.metric} is {now}, {position} the interval of the recorded {then}"
+    others = [pair.name for pair in pairs if pair.then != pair.now and pair is not score]
+    parts = [f"{', '.join(others)} differ"] * bool(others) + [f"{changed} of {count} outcomes differ"] * bool(changed)
+    return "; ".join([sentence, *parts])
 
 
-def differences(repeat: Rerun) -> list[str]:
-    """What of the environment is not as it was, as far as it was recorded."""
-    then, now = repeat.then.record, repeat.now.record
+def environment_differences(rerun: Rerun) -> list[str]:
+    """Return the differences between the recorded environment and that of the rerun, as far as it was recorded."""
+    then, now = rerun.then.record, rerun.now.record
     single = [("device", then.device, now.device), ("commit", _short(then.commit), _short(now.commit))]
-    found = [_told(*each) for each in single if each[1] and each[1] != each[2]]
+    texts = [_difference(name, old, new) for name, old, new in single if old and old != new]
     if then.commit and then.commit == now.commit and now.commit.endswith("+"):
-        found.append(f"code changed since commit {_short(now.commit)[:-1]}, perhaps not in the same way")
+        texts.append(f"code changed since commit {_short(now.commit)[:-1]}, perhaps not in the same way")
     for title, old, new in (
         ("", then.versions, now.versions),
         ("", then.machine, now.machine),
         ("threads of ", then.threads, now.threads),
     ):
-        found += _unlike(title, old, new)
-    untold = [name for name in ("commit", "machine", "threads") if not getattr(then, name)]
-    return found + [f"{', '.join(untold)} not recorded then"] * bool(untold)
+        texts += _differences(title, old, new)
+    missing = [name for name in ("commit", "machine", "threads") if not getattr(then, name)]
+    return texts + [f"{', '.join(missing)} not recorded then"] * bool(missing)
 
 
 def _short(code: str) -> str:
     return code[:12] + "+" * code.endswith("+")
 
 
-def _unlike(title: str, old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """old: empty where it was not recorded."""
+def _differences(title: str, old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """The entries that differ; `old` is empty where nothing was recorded."""
     keys = sorted({*old, *new}) if old else []
     return [
-        _told(title + key, old.get(key, "none"), new.get(key, "none")) for key in keys if old.get(key) != new.get(key)
+        _difference(title + key, old.get(key, "none"), new.get(key, "none"))
+        for key in keys
+        if old.get(key) != new.get(key)
     ]
 
 
-def _told(name: str, old: object, new: object) -> str:
+def _difference(name: str, old: object, new: object) -> str:
     return f"{name} {old} then, {new} now"

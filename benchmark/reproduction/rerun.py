@@ -1,4 +1,4 @@
-"""Do a recorded job again, from its record alone; `repeats` says whether the same came out."""
+"""Run a recorded job again from its record alone; `agreement` compares the results."""
 
 from __future__ import annotations
 
@@ -11,90 +11,113 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmark.engines.local import in_process
-from benchmark.environment import commit, device_of
+from benchmark.environment import commit, resolve_device
 from benchmark.errors import UserError
 from benchmark.features.descriptions import describe
-from benchmark.features.store import extract
-from benchmark.plan import PROTOCOL, contents, expand, extractions, fixed, prepare_all, with_jobs
-from benchmark.records import Record, Results, load, outcomes_beside
-from benchmark.reproduction.agreement import Found, Rerun
+from benchmark.features.store import extract_features
+from benchmark.plan import (
+    PROTOCOL,
+    content_digests,
+    distinct_extractions,
+    fixed_settings,
+    make_sweeps,
+    prepare_manifests,
+    with_jobs,
+)
+from benchmark.records import Record, Results, load_record, outcomes_beside
+from benchmark.reproduction.agreement import RecordedJob, Rerun
 from benchmark.run import UNUSABLE, threads, train
 from benchmark.tasks import Task
 from benchmark.values import Card, GridPoint, Setup, Sweep
 
 
-def find(reference: str, results: Path) -> Path:
-    """The path of a record that is given by its path, or by the id of its job and the folder of results."""
+def find_recorded_job(reference: str, results: Path) -> RecordedJob:
+    """Return a recorded job, given as the path of its record or as its id; raise UserError where there is none."""
     path = Path(reference).expanduser()
-    if path.suffix == ".json" or path.is_file():
-        if not path.is_file():
-            raise UserError(f"there is no record {reference}; give the path of a .json under runs, or the id of a job")
-        return path
-    found = Results(results).find(reference)
+    if path.is_file():
+        return read_recorded_job(path)
+    if path.suffix == ".json":
+        raise UserError(f"there is no record {reference}; give the path of a .json under runs, or the id of a job")
+    store = Results(results)
+    found = store.find(reference)
     if not found:
-        raise UserError(f"no record of a job {reference!r} in {results / 'runs'}; give its path, or its --results")
-    return found[0]
-
-
-def read(path: Path) -> Found:
-    """The record at a path; raises UserError where it is none."""
-    record = load(path)
-    if record is None:
-        raise UserError(f"{path} is not a record this version can read; give one that bench run wrote")
+        raise UserError(
+            f"no record of a job {reference!r} in {results}; give the path of the record, or its folder by --results"
+        )
+    record = found[0]
+    names = (record.task["name"], record.upstream["name"])
+    siblings = [one for one in store.read_all()[0] if (one.task["name"], one.upstream["name"]) == names]
     try:
-        return Found(record, outcomes_beside(path))
+        return RecordedJob(record, store.outcomes(record), siblings)
     except FileNotFoundError:
-        return Found(record, None)
+        return RecordedJob(record, None, siblings)
 
 
-def setup_of(record: Record, home: Path, data: tuple[tuple[str, str], ...], device: str) -> Setup:
-    """How the job was run. device: "auto" is what it ran on then, where that is here."""
-    at_cpu = device == "auto" and record.device.endswith(" cores")
-    asked = record.skip_bad or bool(record.skipped.keys() - {UNUSABLE})  # older records do not tell
+def read_recorded_job(path: Path) -> RecordedJob:
+    """Return the record at a path with its outcomes; raise UserError where the file is not a record."""
+    record = load_record(path)
+    if record is None:
+        raise UserError(f"{path} is not a record that this version can read; give one that bench run wrote")
+    siblings = [one for one in map(load_record, sorted(path.parent.glob("*.json"))) if one]
+    try:
+        return RecordedJob(record, outcomes_beside(path), siblings)
+    except FileNotFoundError:
+        return RecordedJob(record, None, siblings)
+
+
+def recorded_setup(record: Record, home: Path, data: tuple[tuple[str, str], ...], device: str) -> Setup:
+    """Return the setup of the recorded job. device: "auto" selects the CPU for a job recorded on a CPU."""
+    on_cpu = device == "auto" and record.device.endswith(" cores")
+    skip_bad = record.skip_bad or bool(record.skipped.keys() - {UNUSABLE})  # older records lack skip_bad
     return Setup(
-        home, Path(), data, "cpu" if at_cpu else device_of(device), record.upstream["precision"], limit=record.limit,
-        skip_bad=asked,
+        home, Path(), data, "cpu" if on_cpu else resolve_device(device), record.upstream["precision"],
+        limit=record.limit, skip_bad=skip_bad,
     )  # fmt: skip
 
 
-def rerun(path: Path, then: Found, setup: Setup) -> Rerun:
-    """Do the job again in a folder of its own, with the threads and beside the jobs that it was trained with."""
-    sweep, corpus = planned(then.record, setup)
-    sweep = with_jobs(sweep, setup, together(then.record, path))
+def rerun_job(then: RecordedJob, setup: Setup) -> Rerun:
+    """Run the job again in a temporary folder, with the same number of threads and in the same batch of jobs.
+
+    Raises UserError where the job can no longer be planned as it was, or features cannot be extracted.
+    """
+    sweep, corpus = plan_rerun(then.record, setup)
+    sweep = with_jobs(sweep, setup, batched_points(then))
     with TemporaryDirectory() as folder, threads(then.record.threads.get("encoder")):
-        here = replace(setup, results=Path(folder))
-        for failed in extract(extractions([sweep]), here).values():
-            raise UserError(failed.message) if failed.users else RuntimeError(failed.trace)
-        stage = partial(train, setup=here, corpus=corpus, code=commit())
+        temporary = replace(setup, results=Path(folder))
+        for failure in extract_features(distinct_extractions([sweep]), temporary).values():
+            raise UserError(failure.message) if failure.users else RuntimeError(failure.trace)
+        stage = partial(train, setup=temporary, corpus=corpus, code=commit())
         in_process(stage, [sweep], "train heads")
-        return Rerun(then, read(Results(here.results).path(sweep.task.name, sweep.card.name, then.record.id)))
+        return Rerun(
+            then, read_recorded_job(Results(temporary.results).path(sweep.task.name, sweep.card.name, then.record.id))
+        )
 
 
-def planned(record: Record, setup: Setup) -> tuple[Sweep, str]:
-    """The sweep with the recorded job alone, and the digest of its corpus.
+def plan_rerun(record: Record, setup: Setup) -> tuple[Sweep, str]:
+    """Return the sweep with the recorded job alone, and the digest of its corpus.
 
-    Raises UserError that names what is not as it was: protocol, task, upstream, audio, labels or trials.
+    Raises UserError that names what has changed: protocol, task, upstream, audio, labels or trials.
     """
     if record.protocol != PROTOCOL:
         raise UserError(
-            f"the record is of protocol {record.protocol}, this version runs protocol {PROTOCOL}; rerun it with the"
+            f"the record is of protocol {record.protocol}, but this version runs protocol {PROTOCOL}; rerun it with the"
             " version it was made with"
         )
-    task = task_of(record)
+    task = recorded_task(record)
     card = describe(record.upstream["name"], setup)
     _same_upstream(record, card)
-    manifests = prepare_all([task], setup)
-    sweeps = {sweep.fold: sweep for sweep in expand([task], [card], manifests, setup)}
+    manifests = prepare_manifests([task], setup)
+    sweeps = {sweep.fold: sweep for sweep in make_sweeps([task], [card], manifests, setup)}
     if record.fold not in sweeps:
         raise UserError(f"corpus {task.corpus!r} has no fold {record.fold!r} any more; rerun needs the labels it had")
-    sweep = with_jobs(sweeps[record.fold], setup, [point_of(record)])
+    sweep = with_jobs(sweeps[record.fold], setup, [grid_point(record)])
     _same_data(record, sweep)
     _same_task(record, sweep)
     return sweep, manifests[task.corpus].digest
 
 
-def task_of(record: Record) -> Task:
-    """The task as it was, with the one point of its grid."""
+def recorded_task(record: Record) -> Task:
+    """Return the recorded task, with the grid reduced to the recorded point."""
     rates = [] if record.lr is None else [record.lr]
     grid: dict[str, Any] = {"lr": rates or [1.0], "seeds": [record.seed], "features": record.features}
     try:
@@ -106,23 +129,27 @@ def task_of(record: Record) -> Task:
         ) from error
 
 
-def point_of(record: Record) -> GridPoint:
-    """Where in its grid the job was."""
+def grid_point(record: Record) -> GridPoint:
+    """Return the point of the grid that the job was run at."""
     return record.lr, record.seed, record.layer
 
 
-def together(record: Record, path: Path) -> list[GridPoint]:
-    """The jobs that were one batched computation with this one: only beside them it gives the same bits."""
+def batched_points(job: RecordedJob) -> list[GridPoint]:
+    """Return the jobs that were trained in one batched computation with this one.
+
+    Only in the same batch is the result identical to the last bit.
+    """
     from downstreams import HEADS
 
+    record = job.record
     if not HEADS[record.task["head"]].batched:
-        return [point_of(record)]
-    if point_of(record) in record.beside:
+        return [grid_point(record)]
+    if grid_point(record) in record.beside:
         return record.beside
-    # An older record does not name them, but they were written at the same moment, in order of the grid.
-    others = filter(None, map(load, path.parent.glob("*.json")))
+    # Older records do not name them, but records of one batch were written at the same moment, in order of the grid.
     moment = (record.group, record.created)
-    return sorted({point_of(record)} | {point_of(other) for other in others if (other.group, other.created) == moment})
+    batch = [other for other in job.siblings if (other.group, other.created) == moment]
+    return sorted({grid_point(record)} | {grid_point(other) for other in batch})
 
 
 def _same_upstream(record: Record, card: Card) -> None:
@@ -144,7 +171,9 @@ def _same_upstream(record: Record, card: Card) -> None:
 def _same_data(record: Record, sweep: Sweep) -> None:
     if record.selection == sweep.content:
         return
-    changed = [kind for kind, code in contents(sweep.selection).items() if record.contents.get(kind, code) != code]
+    changed = [
+        kind for kind, code in content_digests(sweep.selection).items() if record.contents.get(kind, code) != code
+    ]
     kinds = " and ".join(changed) or "audio, labels or trials"
     raise UserError(
         f"the {kinds} of corpus {sweep.task.corpus!r} are not those of the record; rerun needs the data it was run on,"
@@ -153,7 +182,7 @@ def _same_data(record: Record, sweep: Sweep) -> None:
 
 
 def _same_task(record: Record, sweep: Sweep) -> None:
-    now = fixed(sweep.task)
+    now = fixed_settings(sweep.task)
     changed = [key for key in sorted({*now, *record.task}) if now.get(key) != record.task.get(key)]
     if changed:
         raise UserError(

@@ -1,4 +1,4 @@
-"""From records to a table. Pure: no files, no audio, no clock."""
+"""Turn records into a table of scores. All functions are pure: they read no files, no audio and no clock."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from benchmark.records import Record
 class Cell(NamedTuple):
     """An upstream's score on a task.
 
-    value: mean over folds and seeds of the test score at the learning rate that was best on validation; NaN where no
-    learning rate gave a score on validation.
-    spread: standard deviation over seeds, each averaged over folds; None with one seed. valid: as value, on validation.
+    value: mean test score over folds and seeds, at the learning rate with the best validation score; NaN if no
+    learning rate has a validation score.
+    spread: standard deviation over seeds, each averaged over folds; None with one seed. valid: the same mean as value,
+    on validation.
     edge: the learning rate chosen is the lowest or highest tried, so a wider grid might do better.
-    low, high: 95 % interval, NaN where it is not known. unit: what was resampled for it, such as "speakers", and
-    clusters: how many there are. rank: one more than the upstreams that are shown to be better; None where it is not
-    known. best: it is shown to be better than every other one.
+    low, high: 95 % interval, NaN if unknown. unit: what was resampled for the interval, such as "speakers".
+    clusters: the number of these units. rank: one more than the number of significantly better upstreams; None if
+    unknown. best: the upstream is significantly better than every other one.
     """
 
     value: float
@@ -48,12 +49,12 @@ Table = dict[tuple[str, str], Cell]  # (upstream, task) -> Cell
 
 
 class Board(NamedTuple):
-    """A table with what it comes to.
+    """A table with its ranking.
 
-    borda: points of each upstream over the tasks that all share: one for each other that it is shown to be better than,
-    half a one for each that it is level with. shared: these tasks; with none of them there are no points. jobs: 95 %
-    interval of each record that a cell is made of, by id. layers: tables of heads on one layer alone.
-    problems: a sentence for each test set whose outcomes cannot be judged.
+    borda: Borda points of each upstream over the shared tasks: one for each other upstream that it is significantly
+    better than, and half a point for each tie. shared: the tasks on which every upstream has a rank; there are no
+    points without such tasks. jobs: 95 % interval of each record that a cell averages, by record id. layers: tables of
+    heads trained on a single layer, by layer. problems: a sentence for each test set whose outcomes are inconsistent.
     """
 
     table: Table
@@ -65,36 +66,39 @@ class Board(NamedTuple):
 
 
 def leaderboard(records: Iterable[Record]) -> Table:
-    """One cell for each upstream and task that has records; of several runs, `current` says which counts.
+    """Return one cell for each upstream and task that has records, from the runs that `current_records` selects.
 
-    Probes of single layers have no part in it.
+    Records of heads trained on a single layer are ignored.
     """
     cells: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in current(record for record in records if record.layer is None):
+    for record in current_records(record for record in records if record.layer is None):
         cells[record.upstream["name"], record.task["name"]].append(record)
     return {key: _cell(group) for key, group in cells.items()}
 
 
-def current(records: Iterable[Record], asked: Collection[str] = ()) -> list[Record]:
-    """Of the runs of one task on one upstream (weights, data, settings differ), the last; full ones before limited.
+def current_records(records: Iterable[Record], requested: Collection[str] = ()) -> list[Record]:
+    """Select one run for each upstream and task: the latest one, where full runs take precedence over limited ones.
 
-    asked: ids of records that were asked for just now, whenever they were made: their runs come before later ones.
+    Runs of one upstream on one task differ in weights, data or settings. requested: ids of the records that the present
+    command asked for; their runs take precedence over later ones.
     """
     runs: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        runs[record.upstream["name"], record.task["name"]][run_of(record)].append(record)
-    return [record for choices in runs.values() for record in max(choices.values(), key=partial(_rank, asked))]
+        runs[record.upstream["name"], record.task["name"]][run_key(record)].append(record)
+    return [
+        record for choices in runs.values() for record in max(choices.values(), key=partial(_precedence, requested))
+    ]
 
 
-def run_of(record: Record) -> str:
-    """What the records of one run on one task share: everything but learning rate, seed and fold."""
+def run_key(record: Record) -> str:
+    """Return a key that the records of one run on one task share; they differ in learning rate, seed and fold alone."""
     upstream = (record.upstream["fingerprint"], record.upstream["precision"], record.features)
     return str((upstream, record.limit, record.corpus, sorted(record.task.items())))
 
 
-def _rank(asked: Collection[str], records: list[Record]) -> tuple[bool, bool, str]:
-    wanted = any(record.id in asked for record in records)
-    return records[0].limit is None, wanted, max(record.created for record in records)
+def _precedence(requested: Collection[str], records: list[Record]) -> tuple[bool, bool, str]:
+    is_requested = any(record.id in requested for record in records)
+    return records[0].limit is None, is_requested, max(record.created for record in records)
 
 
 def _cell(records: list[Record]) -> Cell:
@@ -102,7 +106,7 @@ def _cell(records: list[Record]) -> Cell:
     for record in records:
         by_rate[record.lr].append(record)
     first = records[0]
-    rate = choose(
+    rate = choose_learning_rate(
         {lr: [_score(record.valid, first) for record in group] for lr, group in by_rate.items()}, first.higher
     )
     chosen = by_rate[rate]
@@ -140,8 +144,11 @@ def _score(scores: dict[str, float | None], record: Record) -> float:
     return math.nan if value is None else value
 
 
-def choose(valid: dict[float | None, list[float]], higher: bool) -> float | None:
-    """The learning rate with the best mean validation score; rates with fewer runs or a failed one come last."""
+def choose_learning_rate(valid: dict[float | None, list[float]], higher: bool) -> float | None:
+    """Return the learning rate with the best mean validation score.
+
+    Rates with fewer runs than others, or with a run that has no score, are chosen only if all rates are like that.
+    """
     most = max(len(scores) for scores in valid.values())
 
     def merit(lr: float | None) -> tuple[bool, bool, float, float]:

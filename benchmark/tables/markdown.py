@@ -1,4 +1,4 @@
-"""Tables, values and commands in Markdown."""
+"""Format tables, values and commands in Markdown."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table; what would break one out of its cell is escaped."""
+def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; line breaks and "|" in cells are escaped."""
     rule = "|---" * len(columns) + "|"
     return [f"| {' | '.join(columns)} |", rule, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)]
 
@@ -16,13 +16,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
-def plain(value: Any) -> str:
-    """A JSON value as people write it: numbers short, lists with commas, "none" for None."""
+def value_text(value: Any) -> str:
+    """Return a JSON value as readable text: short numbers, lists separated by commas, "none" for None."""
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(plain, value))
+        return ", ".join(map(value_text, value))
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
-def code(text: str) -> list[str]:
-    """The lines of a block of code, and an empty one."""
+def code_block(text: str) -> list[str]:
+    """Return the lines of a fenced code block, followed by an empty line."""
     return ["```", text, "```", ""]

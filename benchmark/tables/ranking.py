@@ -1,168 +1,147 @@
-"""The leaderboard with intervals and ranks, from records and their outcomes. Pure: neither audio nor checkpoints."""
+"""The leaderboard with intervals and ranks, computed from records and outcomes, without audio or checkpoints."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from benchmark.errors import UserError
 from benchmark.records import Record
-from benchmark.statistics.intervals import Estimates, Interval, difference, estimate, interval
-from benchmark.statistics.outcomes import UNBOUNDED, Evidence, Outcomes, evidence, scale_of
-from benchmark.tables.leaderboard import Board, Cell, Table, current, leaderboard
+from benchmark.statistics.outcomes import Outcomes, ScoredTask, score_task
+from benchmark.tables.leaderboard import Board, Cell, Table, current_records, leaderboard
 
-DRAWS = 2_000  # for the many cells of a table; half-widths are off by 1.6 % on average
-
-
-class Judged(NamedTuple):
-    """The upstreams that were tested on one test set of a task, in one way."""
-
-    evidence: Evidence
-    found: Estimates
-    metric: str
-    higher: bool
-
-    @property
-    def upstreams(self) -> list[str]:
-        """By name."""
-        return sorted({name for name, _ in self.evidence.runs})
-
-    def interval(self, columns: Sequence[int]) -> Interval:
-        """Of the mean of some runs, as scores are told."""
-        told = interval(self.found, columns, self.metric not in UNBOUNDED)
-        return told.scaled(scale_of(self.metric))
-
-    def better(self, first: str, second: str) -> bool:
-        """Whether the paired difference is in favour of the first, and its 95 % interval leaves out zero."""
-        told = difference(self.found, self.evidence.columns(first), self.evidence.columns(second))
-        return told.p < 0.05 and (told.interval.value > 0) == self.higher
+DRAWS = 2_000  # resamples per cell of a table; the half-widths of intervals have a mean error of 1.6 %
 
 
 def board(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> Board:
-    """The table of all records with intervals, ranks and points.
+    """Return the leaderboard of all records with intervals, ranks and Borda points.
 
-    outcomes: of a record's test split; an OSError of it leaves the upstream without interval and rank, and outcomes
-    that contradict each other or their records leave all that were tested on the same clips without.
+    outcomes: returns the test outcomes of a record. Where it raises OSError, the upstream has no interval and no rank.
+    Where outcomes contradict each other or their records, all upstreams tested on the same clips have none.
     """
     table = leaderboard(records)
-    beaten: dict[tuple[str, str], set[str]] = {}  # of each upstream and task that has a rank
+    beaten: dict[tuple[str, str], set[str]] = {}  # the significantly worse upstreams by upstream and task
     jobs: dict[str, tuple[float, float]] = {}
     problems: list[str] = []
-    for task, some in by_task(chosen(records, table)).items():
-        groups = _groups(some, outcomes)
+    for task, task_records in group_by_task(leaderboard_records(records, table)).items():
+        groups = _comparable_groups(task_records, outcomes)
         largest = max(groups, key=lambda group: len({record.upstream["name"] for record in group}), default=None)
         for group in groups:
             try:
-                judged = judge(group, outcomes, draws)
+                scored = score_task(group, outcomes, draws)
             except UserError as error:
                 problems.append(str(error))
                 continue
-            ranked = {name: _beaten(judged, name) for name in judged.upstreams} if group is largest else {}
-            for name in judged.upstreams:
-                table[name, task] = _placed(table[name, task], judged, name, ranked)
+            ranked = {name: _worse_upstreams(scored, name) for name in scored.upstreams} if group is largest else {}
+            for name in scored.upstreams:
+                table[name, task] = _with_interval(table[name, task], scored, name, ranked)
             beaten |= {(name, task): others for name, others in ranked.items()}
-            jobs |= _of_jobs(group, judged, outcomes, draws)
-    return Board(table, *points(table, beaten), jobs, _of_layers(records, outcomes, draws), tuple(problems))
+            jobs |= _job_intervals(group, scored, outcomes, draws)
+    return Board(table, *borda_points(table, beaten), jobs, _layer_tables(records, outcomes, draws), tuple(problems))
 
 
-def _of_layers(records: Sequence[Record], outcomes: Outcomes, draws: int) -> dict[int, Table]:
-    """Tables of the probes of each layer, as if it were all there is."""
-    probes: dict[int, list[Record]] = defaultdict(list)
+def _layer_tables(records: Sequence[Record], outcomes: Outcomes, draws: int) -> dict[int, Table]:
+    """Return a leaderboard for each probed layer, from the records of that layer alone."""
+    by_layer: dict[int, list[Record]] = defaultdict(list)
     for record in records:
         if record.layer is not None:
-            probes[record.layer].append(record.model_copy(update={"layer": None}))
-    return {layer: board(some, outcomes, draws).table for layer, some in sorted(probes.items())}
+            by_layer[record.layer].append(record.model_copy(update={"layer": None}))
+    return {layer: board(probes, outcomes, draws).table for layer, probes in sorted(by_layer.items())}
 
 
-def _of_jobs(group: Sequence[Record], judged: Judged, outcomes: Outcomes, draws: int) -> dict[str, tuple[float, float]]:
-    """Intervals of single records; with folds, each is judged by its own."""
+def _job_intervals(
+    group: Sequence[Record], scored: ScoredTask, outcomes: Outcomes, draws: int
+) -> dict[str, tuple[float, float]]:
+    """Return the interval of each record by id, computed on the test clips of its fold alone."""
     folds = {record.fold for record in group}
-    found = {}
+    intervals = {}
     for fold in folds:
-        some = [record for record in group if record.fold == fold]
-        own = judged if len(folds) == 1 else judge(some, outcomes, draws)
-        for record in some:
-            told = own.interval([own.evidence.runs.index((record.upstream["name"], record.seed))])
-            found[record.id] = (told.low, told.high)
-    return found
+        fold_records = [record for record in group if record.fold == fold]
+        scored_fold = scored if len(folds) == 1 else score_task(fold_records, outcomes, draws)
+        for record in fold_records:
+            run = scored_fold.outcomes.runs.index((record.upstream["name"], record.seed))
+            interval = scored_fold.interval([run])
+            intervals[record.id] = (interval.low, interval.high)
+    return intervals
 
 
-def chosen(records: Iterable[Record], table: Table) -> list[Record]:
-    """Those that the table's numbers are made of."""
-    found = current(record for record in records if record.layer is None)
-    return [record for record in found if record.lr == table[record.upstream["name"], record.task["name"]].lr]
+def leaderboard_records(records: Iterable[Record], table: Table) -> list[Record]:
+    """Return the records from which the scores in the table are computed: those with the selected learning rate."""
+    current = current_records(record for record in records if record.layer is None)
+    return [record for record in current if record.lr == table[record.upstream["name"], record.task["name"]].lr]
 
 
-def judge(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> Judged:
-    """Of records of one task and one test set, the chosen ones of each upstream."""
-    found = evidence(records, outcomes)
-    return Judged(found, estimate(found.sample, draws), records[0].metric, records[0].higher)
-
-
-def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """In order of their names."""
-    found: dict[str, list[Record]] = defaultdict(list)
+def group_by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return the records by task name, in the order of the names."""
+    by_task: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        found[record.task["name"]].append(record)
-    return dict(sorted(found.items()))
+        by_task[record.task["name"]].append(record)
+    return dict(sorted(by_task.items()))
 
 
-def _groups(records: Iterable[Record], outcomes: Outcomes) -> list[list[Record]]:
-    """The records of upstreams that were tested on the same clips in the same way; whole ones only."""
-    cells: dict[str, list[Record]] = defaultdict(list)
+def _comparable_groups(records: Iterable[Record], outcomes: Outcomes) -> list[list[Record]]:
+    """Group the records of one task by `comparison_key`.
+
+    Upstreams that lack a combination of fold and seed, a test score or outcomes are left out.
+    """
+    by_upstream: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        cells[record.upstream["name"]].append(record)
+        by_upstream[record.upstream["name"]].append(record)
     groups: dict[str, list[Record]] = defaultdict(list)
-    for cell in cells.values():
-        whole = len(cell) == len({record.fold for record in cell}) * len({record.seed for record in cell})
-        if whole and all(_usable(record, outcomes) for record in cell):
-            groups[question_of(cell)] += cell
+    for runs in by_upstream.values():
+        complete = len(runs) == len({record.fold for record in runs}) * len({record.seed for record in runs})
+        if complete and all(_has_outcomes(record, outcomes) for record in runs):
+            groups[comparison_key(runs)] += runs
     return list(groups.values())
 
 
-def _usable(record: Record, outcomes: Outcomes) -> bool:
+def _has_outcomes(record: Record, outcomes: Outcomes) -> bool:
     try:
         return record.test.get(record.metric) is not None and len(outcomes(record)) > 0
     except OSError:
         return False
 
 
-def question_of(records: Sequence[Record]) -> str:
-    """What upstreams must have in common to be compared: the task, its test set in each fold, and its protocol."""
+def comparison_key(records: Sequence[Record]) -> str:
+    """Return a key that is equal for upstreams that may be compared: the task, its selection per fold, its protocol."""
     first = records[0]
     folds = sorted({(record.fold or "", record.selection) for record in records})
     tuned = first.features == "finetune"
     return str((first.protocol, first.metric, first.limit, tuned, sorted(first.task.items()), folds))
 
 
-def _beaten(judged: Judged, name: str) -> set[str]:
-    return {other for other in judged.upstreams if other != name and judged.better(name, other)}
+def _worse_upstreams(scored: ScoredTask, name: str) -> set[str]:
+    """Return the upstreams that are significantly worse than `name`."""
+    return {other for other in scored.upstreams if other != name and scored.better(name, other)}
 
 
-def _placed(cell: Cell, judged: Judged, name: str, ranked: Mapping[str, set[str]]) -> Cell:
-    told = judged.interval(judged.evidence.columns(name))
-    cell = cell._replace(low=told.low, high=told.high, unit=judged.evidence.unit, clusters=judged.found.clusters)
+def _with_interval(cell: Cell, scored: ScoredTask, name: str, ranked: Mapping[str, set[str]]) -> Cell:
+    """Return the cell with its interval, and with its rank if `ranked` (worse upstreams by upstream) holds `name`."""
+    interval = scored.interval(scored.outcomes.columns(name))
+    unit, clusters = scored.outcomes.unit, scored.distribution.clusters
+    cell = cell._replace(low=interval.low, high=interval.high, unit=unit, clusters=clusters)
     if name not in ranked:
         return cell
     rank = 1 + sum(name in others for others in ranked.values())
     return cell._replace(rank=rank, best=len(ranked) > 1 and len(ranked[name]) == len(ranked) - 1)
 
 
-def points(
+def borda_points(
     table: Mapping[tuple[str, str], object], beaten: Mapping[tuple[str, str], set[str]]
 ) -> tuple[dict[str, float], list[str]]:
-    """Borda's points of each upstream, and the tasks that they are over: those on which every upstream has a rank."""
+    """Return the Borda points of each upstream, and the tasks they sum over: those with a rank for every upstream."""
     upstreams = sorted({name for name, _ in table})
     tasks = sorted({task for _, task in table})
     shared = [task for task in tasks if all((name, task) in beaten for name in upstreams)]
     if not shared or len(upstreams) < 2:
         return {}, []
-    total = {name: sum(_points(name, upstreams, task, beaten) for task in shared) for name in upstreams}
+    total = {name: sum(_points_on_task(name, upstreams, task, beaten) for task in shared) for name in upstreams}
     return total, shared
 
 
-def _points(name: str, upstreams: Sequence[str], task: str, beaten: Mapping[tuple[str, str], set[str]]) -> float:
-    """One for each that it is better than, half a one for each that neither is better than the other."""
+def _points_on_task(
+    name: str, upstreams: Sequence[str], task: str, beaten: Mapping[tuple[str, str], set[str]]
+) -> float:
+    """Return 1 point per significantly worse upstream, plus 0.5 per upstream without a significant difference."""
     others = [other for other in upstreams if other != name]
     return sum(0.5 + 0.5 * (other in beaten[name, task]) - 0.5 * (name in beaten[other, task]) for other in others)

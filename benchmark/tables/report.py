@@ -1,4 +1,4 @@
-"""From a board and its records to CSV and Markdown."""
+"""Write a board and its records as CSV, Markdown and tables for a terminal."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from benchmark.files import write_text
 from benchmark.records import Record
 from benchmark.tables.cells import (
-    PARTS,
-    POINTS,
-    beside_of,
-    columns_of,
+    BORDA,
+    INTERVAL_COLUMNS,
+    cell_text,
     heading,
-    notes,
-    rows_of,
-    standing_notes,
+    ordered_tasks,
+    ordered_upstreams,
+    published_rows,
+    ranking_notes,
     table_metric,
-    text_of,
+    table_notes,
 )
 from benchmark.tables.leaderboard import Board, Cell, Table
 
@@ -32,47 +32,51 @@ if TYPE_CHECKING:
     from benchmark.tables.published import Published
 
 
-def wide(board: Board, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> pandas.DataFrame:
-    """A row per upstream; of each task its score, interval and rank; Borda's points. Missing cells stay empty.
+def leaderboard_frame(board: Board, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> pandas.DataFrame:
+    """Return one row per upstream: the score, interval and rank on each task, and the Borda points.
 
-    Scores are rounded to four decimals. rank: one more than the upstreams that are shown to be better.
+    Missing cells are empty. Scores are rounded to four decimals. rank: one more than the number of significantly better
+    upstreams.
     """
     import pandas
 
-    table, tasks = board.table, columns_of(board.table, columns)
+    table, tasks = board.table, ordered_tasks(board.table, columns)
     content = [
         {"upstream": name}
-        | {title: value for task in tasks for title, value in _parts(table, name, task).items()}
-        | {POINTS: board.borda.get(name)}
-        for name in rows_of(table, rows)
+        | {title: value for task in tasks for title, value in _task_columns(table, name, task).items()}
+        | {BORDA: board.borda.get(name)}
+        for name in ordered_upstreams(table, rows)
     ]
-    titles = [title for task in tasks for title in _parts(table, "", task)]
-    frame = pandas.DataFrame(content, columns=["upstream", *titles, POINTS])
+    titles = [title for task in tasks for title in _task_columns(table, "", task)]
+    frame = pandas.DataFrame(content, columns=["upstream", *titles, BORDA])
     return frame.astype({title: "Int64" for title in titles if title.endswith(" rank")})
 
 
-def _parts(table: Table, name: str, task: str) -> dict[str, float | None]:
-    """Columns of leaderboard.csv for a task: such as "words accuracy", "words accuracy low" and so on."""
+def _task_columns(table: Table, name: str, task: str) -> dict[str, float | None]:
+    """Return the columns of leaderboard.csv for a task, such as "words accuracy" and "words accuracy low"."""
     cell, title = table.get((name, task)), f"{task} {table_metric(table, task)}"
     values = (
-        [None] * 4 if cell is None else [*(round(each, 4) for each in (cell.value, cell.low, cell.high)), cell.rank]
+        [None] * 4 if cell is None else [*(round(number, 4) for number in (cell.value, cell.low, cell.high)), cell.rank]
     )
-    return {title: values[0], **{f"{title} {part}": value for part, value in zip(PARTS, values[1:], strict=True)}}
+    return {
+        title: values[0],
+        **{f"{title} {part}": value for part, value in zip(INTERVAL_COLUMNS, values[1:], strict=True)},
+    }
 
 
-def long(records: Iterable[Record], board: Board) -> pandas.DataFrame:
-    """A row per job with everything its record holds.
+def results_frame(records: Iterable[Record], board: Board) -> pandas.DataFrame:
+    """Return one row per job with all fields of its record.
 
-    chosen: its learning rate is the one in the leaderboard. low, high: 95 % interval of its test score over other test
-    data, of those chosen. layer: of a probe of one layer alone. macs_per_second: multiply–accumulates of the upstream
-    per second of audio. real_time_factor: time / audio of the upstream alone, on `device` with so many `threads`.
-    revision: commit of the hub's repository that its weights came from.
+    chosen: the leaderboard uses this learning rate. low, high: 95 % interval of the test score over other test data,
+    for chosen jobs. layer: the single layer that the head was trained on. macs_per_second: multiply–accumulates of the
+    upstream per second of audio. real_time_factor: computing time / audio duration of the upstream alone, on `device`
+    with `threads` threads. revision: commit of the hub repository that the weights came from.
     """
     import pandas
 
-    every = list(records)
-    rows = [_flat(record, board) for record in every]
-    names = sorted({name for record in every for name in (*record.valid, *record.test)})
+    jobs = list(records)
+    rows = [_job_row(record, board) for record in jobs]
+    names = sorted({name for record in jobs for name in (*record.valid, *record.test)})
     metrics = [f"{split}_{name}" for split in ("valid", "test") for name in names]
     fixed = [title for title in (rows[0] if rows else ()) if title not in metrics]
     place = fixed.index("epoch") if rows else 0  # so that columns do not depend on which task comes first
@@ -80,8 +84,8 @@ def long(records: Iterable[Record], board: Board) -> pandas.DataFrame:
 
 
 def _sorted(records: Iterable[Record], table: Table, rows: Sequence[str], columns: Sequence[str]) -> list[Record]:
-    """As the leaderboard goes, and then by layer, fold, learning rate and seed."""
-    upstreams, tasks = rows_of(table, rows), columns_of(table, columns)
+    """Sort by upstream and task in the order of the leaderboard, then by layer, fold, learning rate and seed."""
+    upstreams, tasks = ordered_upstreams(table, rows), ordered_tasks(table, columns)
 
     def place(record: Record) -> tuple[int, int, int, str, float, int]:
         upstream, task = upstreams.index(record.upstream["name"]), tasks.index(record.task["name"])
@@ -91,7 +95,7 @@ def _sorted(records: Iterable[Record], table: Table, rows: Sequence[str], column
     return sorted(records, key=place)
 
 
-def _flat(record: Record, board: Board) -> dict[str, Any]:
+def _job_row(record: Record, board: Board) -> dict[str, Any]:
     cell = board.table.get((record.upstream["name"], record.task["name"]))
     chosen = cell is not None and record.layer is None and cell.lr == record.lr
     low, high = board.jobs.get(record.id, (None, None))
@@ -134,39 +138,39 @@ def _flat(record: Record, board: Board) -> dict[str, Any]:
     return row
 
 
-def markdown(
+def markdown_leaderboard(
     board: Board, rows: Sequence[str] = (), columns: Sequence[str] = (), beside: Sequence[Published] = ()
 ) -> str:
-    """The leaderboard as a Markdown table with notes; published rows below, in italics and with their sources."""
-    from benchmark.tables.markdown import table as lines_of
+    """Return the leaderboard as a Markdown table with notes; published rows follow in italics, with their sources."""
+    from benchmark.tables.markdown import table_lines
 
-    tasks, table = columns_of(board.table, columns), board.table
-    points = [f"{POINTS.capitalize()} ↑"] if board.borda else []
+    tasks, table = ordered_tasks(board.table, columns), board.table
+    points = [f"{BORDA.capitalize()} ↑"] if board.borda else []
     content = [
         [f"`{name}`", *(_bold(table.get((name, task))) for task in tasks), *_points(board, name)]
-        for name in rows_of(table, rows)
+        for name in ordered_upstreams(table, rows)
     ]
-    shown, sources = beside_of(beside, board, tasks)
+    published, sources = published_rows(beside, board, tasks)
     content += [
-        [f"*{_plain(name)}*", *(f"*{cell[0]}* [{cell[1]}]" if cell else "–" for cell in cells), *["–"] * len(points)]
-        for name, cells in shown
+        [f"*{_escaped(name)}*", *(f"*{cell[0]}* [{cell[1]}]" if cell else "–" for cell in cells), *["–"] * len(points)]
+        for name, cells in published
     ]
-    lines = lines_of(["upstream", *(heading(table, task) for task in tasks), *points], content)
-    told = [
-        *notes(table),
-        *standing_notes(board),
-        *(f"[{number}] {_plain(text)}" for number, text in enumerate(sources, 1)),
+    lines = table_lines(["upstream", *(heading(table, task) for task in tasks), *points], content)
+    footer = [
+        *table_notes(table),
+        *ranking_notes(board),
+        *(f"[{number}] {_escaped(text)}" for number, text in enumerate(sources, 1)),
     ]
-    return "\n".join([*lines, "", *(f"- {note}" for note in told)]) + "\n"
+    return "\n".join([*lines, "", *(f"- {note}" for note in footer)]) + "\n"
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it stands."""
+def _escaped(text: str) -> str:
+    """Escape the characters that have a meaning in Markdown."""
     return re.sub(r"([\\*_<&`])", r"\\\1", text)
 
 
 def _bold(cell: Cell | None) -> str:
-    text = text_of(cell)
+    text = cell_text(cell)
     if cell is None or not cell.best:
         return text
     value, _, rest = text.partition(" ")
@@ -177,29 +181,29 @@ def _points(board: Board, name: str) -> list[str]:
     return [f"{board.borda[name]:g}"] if board.borda else []
 
 
-def drawn(
+def terminal_tables(
     table: Table, rows: Sequence[str] = (), columns: Sequence[str] = (), width: int = 200
 ) -> list[rich.table.Table]:
-    """The leaderboard for a terminal: as many tables as it takes to show every task whole."""
-    from rich.table import Table as Drawn
+    """Return the leaderboard for a terminal of `width` characters, split into tables so that no column is cut."""
+    from rich.table import Table as TerminalTable
 
-    names = rows_of(table, rows)
+    names = ordered_upstreams(table, rows)
     boards = []
-    for tasks in _fitting(table, names, columns_of(table, columns), width):
-        board = Drawn("upstream", *(heading(table, task).replace(" ", "\n", 1) for task in tasks))
+    for tasks in _column_groups(table, names, ordered_tasks(table, columns), width):
+        board = TerminalTable("upstream", *(heading(table, task).replace(" ", "\n", 1) for task in tasks))
         for name in names:
-            board.add_row(name, *(text_of(table.get((name, task))) for task in tasks))
+            board.add_row(name, *(cell_text(table.get((name, task))) for task in tasks))
         boards.append(board)
     return boards
 
 
-def _fitting(table: Table, names: Sequence[str], tasks: Sequence[str], width: int) -> list[list[str]]:
-    """Tasks in groups, each as wide as fits beside the names of upstreams, and at least one task each."""
+def _column_groups(table: Table, names: Sequence[str], tasks: Sequence[str], width: int) -> list[list[str]]:
+    """Split tasks into groups that fit beside the names of the upstreams; each group has at least one task."""
     free = width - max(map(len, ["upstream", *names]), default=0) - 4
     groups: list[list[str]] = []
     left = 0
     for task in tasks:
-        texts = [*heading(table, task).split(" ", 1), *(text_of(table.get((name, task))) for name in names)]
+        texts = [*heading(table, task).split(" ", 1), *(cell_text(table.get((name, task))) for name in names)]
         needed = max(map(len, texts)) + 3
         if not groups or needed > left:
             groups.append([])
@@ -209,18 +213,18 @@ def _fitting(table: Table, names: Sequence[str], tasks: Sequence[str], width: in
     return groups
 
 
-def order_of(folder: Path) -> tuple[list[str], list[str]]:
-    """Upstreams and tasks in the order of the leaderboard that lies there, for the next one to keep."""
+def stored_order(folder: Path) -> tuple[list[str], list[str]]:
+    """Return upstreams and tasks in the order of `folder`/leaderboard.csv; two empty lists if it cannot be read."""
     try:
         with open(folder / "leaderboard.csv", encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file)
     except (OSError, ValueError):
         return [], []
-    tasks = [name.partition(" ")[0] for name in head[1:] if name != POINTS]
+    tasks = [name.partition(" ")[0] for name in head[1:] if name != BORDA]
     return [row[0] for row in rows if row], list(dict.fromkeys(tasks))
 
 
-def write(
+def write_leaderboard(
     folder: Path,
     board: Board,
     records: Sequence[Record],
@@ -229,20 +233,21 @@ def write(
     columns: Sequence[str] = (),
     beside: Sequence[Published] = (),
 ) -> list[Path]:
-    """leaderboard.csv, .md, .tex and .html, and results.csv; gives their paths.
+    """Write leaderboard.csv, .md, .tex and .html, and results.csv; return their paths.
 
-    outcomes: of a record's test split, for what the page shows of them. beside: published rows.
+    outcomes: function that returns the outcomes of a record's test split, for the HTML page. rows, columns: upstreams
+    and tasks that come first. beside: published scores.
     """
     from benchmark.tables.latex import latex
     from benchmark.tables.pages.page import page
 
     ordered = _sorted(records, board.table, rows, columns)
     texts = {
-        "leaderboard.csv": wide(board, rows, columns).to_csv(index=False, lineterminator="\n"),
-        "leaderboard.md": markdown(board, rows, columns, beside),
+        "leaderboard.csv": leaderboard_frame(board, rows, columns).to_csv(index=False, lineterminator="\n"),
+        "leaderboard.md": markdown_leaderboard(board, rows, columns, beside),
         "leaderboard.tex": latex(board, rows, columns, beside),
         "leaderboard.html": page(board, records, outcomes, rows, columns, beside),
-        "results.csv": long(ordered, board).to_csv(index=False, lineterminator="\n"),
+        "results.csv": results_frame(ordered, board).to_csv(index=False, lineterminator="\n"),
     }
     for name, text in texts.items():
         write_text(folder / name, text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.environment import commit, cores, machine
+from benchmark.environment import commit, cores, machine_facts
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -69,7 +69,7 @@ def test_a_repository_named_by_the_surroundings_is_not_taken_for_this_one(
 
 
 def test_a_machine_is_told_by_its_parts_and_not_by_its_name() -> None:
-    found = machine("cpu")
+    found = machine_facts("cpu")
     assert found.keys() == {"system", "processor", "instructions", "cores", "memory"}
     assert all(found.values())
     assert found["cores"] == str(cores())

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from benchmark.data.manifest import prepare
+from benchmark.data.manifest import prepare_manifest
 from benchmark.engines.local import in_process
 from benchmark.features.descriptions import describe
-from benchmark.features.encoding import upstream_of
-from benchmark.plan import expand
+from benchmark.features.encoding import load_upstream
+from benchmark.plan import make_sweeps
 from benchmark.records import Record, Results
 from benchmark.run import Outcome, run
 from benchmark.tasks import Task
@@ -38,7 +38,7 @@ class Probed:
         self.both = self.run(self.deep)
 
     def run(self, setup: Setup) -> Outcome:
-        upstream_of.cache_clear()
+        load_upstream.cache_clear()
         outcome = run([*self.tasks], [self.upstream], setup, in_process, self.told.append)
         assert outcome.failures == []
         return outcome
@@ -135,10 +135,10 @@ def test_heads_that_are_not_fed_summaries_have_no_probes(features: str, probed: 
 
 
 def planned(tasks: list[Task], probed: Probed) -> list[Sweep]:
-    upstream_of.cache_clear()
+    load_upstream.cache_clear()
     card = describe(probed.upstream, probed.deep)
-    manifest = prepare("tones", probed.deep.home, dict(probed.deep.data))
-    return expand(tasks, [card], {"tones": manifest}, probed.deep)
+    manifest = prepare_manifest("tones", probed.deep.home, dict(probed.deep.data))
+    return make_sweeps(tasks, [card], {"tones": manifest}, probed.deep)
 
 
 def test_folds_are_probed_each(probed: Probed, tasks: dict[str, Task]) -> None:

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from benchmark.data.manifest import prepare
+from benchmark.data.manifest import prepare_manifest
 from benchmark.errors import UserError
-from benchmark.plan import contents, expand, extractions, fixed, with_jobs
+from benchmark.plan import content_digests, distinct_extractions, fixed_settings, make_sweeps, with_jobs
 from benchmark.records import Results
 from benchmark.tasks import Task
-from benchmark.values import Card, Clip, HeadCard, Manifest, Setup, Sweep, Trial
+from benchmark.values import Card, Clip, HeadCard, Manifest, Setup, SplitTrial, Sweep
 
 CARD = Card("fbank", "f" * 64, "fp32", 16_000, 160, 400, 1, 240, 1, 240, 0)
 
 
 @pytest.fixture(scope="module")
 def manifest(tones: Path, home: Path) -> Manifest:
-    return prepare("tones", home, {"tones": str(tones)})
+    return prepare_manifest("tones", home, {"tones": str(tones)})
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def setup(home: Path, tmp_path: Path) -> Setup:
 
 
 def planned(task: Task, manifest: Manifest, setup: Setup, card: Card = CARD) -> list[Sweep]:
-    return expand([task], [card], {"tones": manifest}, setup)
+    return make_sweeps([task], [card], {"tones": manifest}, setup)
 
 
 def ids(sweeps: list[Sweep]) -> set[str]:
@@ -121,9 +121,9 @@ def test_jobs_change_with_labels_audio_trials_and_limit(
     assert len(every) == len(set(every)) == 5 * 4
     speakers = {clip.labels["speaker"]: clip.id for clip in manifest.clips if "keyword" in clip.labels}
     tested = [speakers[name] for name in ("s03", "s07", "s11")]
-    listed = [Trial("test", tested[0], another(tested[0]), True), Trial("test", tested[0], tested[1], False)]
+    listed = [SplitTrial("test", tested[0], another(tested[0]), True), SplitTrial("test", tested[0], tested[1], False)]
     one = planned(tasks["same"], manifest._replace(trials=listed), setup)
-    more = [*listed, Trial("test", tested[0], tested[2], False)]
+    more = [*listed, SplitTrial("test", tested[0], tested[2], False)]
     assert not ids(one) & ids(planned(tasks["same"], manifest._replace(trials=more), setup))
 
 
@@ -138,7 +138,7 @@ def test_jobs_do_not_change_with_paths_places_and_what_is_only_beside_them(
     elsewhere = Setup(tmp_path / "home", tmp_path / "results", device="cuda", budget=1.0, limit=10_000, skip_bad=True)
     assert ids(planned(tasks["words"], manifest, elsewhere)) == ids(before)
     assert ids(planned(changed(tasks["words"], features="summary"), manifest, setup)) == ids(before)
-    assert [each.key for each in extractions(moved)] == [each.key for each in extractions(before)]
+    assert [each.key for each in distinct_extractions(moved)] == [each.key for each in distinct_extractions(before)]
 
 
 def test_jobs_and_features_do_not_change_with_what_an_upstream_costs_and_where_it_came_from(
@@ -148,7 +148,7 @@ def test_jobs_and_features_do_not_change_with_what_an_upstream_costs_and_where_i
     told = CARD._replace(cost={"real_time_factor": 0.1}, origin={"model.pt": "a" * 64, "revision": "main"})
     (after,) = planned(tasks["words"], manifest, setup, told)
     assert (after.jobs, after.group) == (before.jobs, before.group)
-    assert [each.key for each in extractions([after])] == [each.key for each in extractions([before])]
+    assert [each.key for each in distinct_extractions([after])] == [each.key for each in distinct_extractions([before])]
 
 
 def test_the_ids_of_committed_records_follow_from_what_they_hold(setup: Setup) -> None:
@@ -188,17 +188,17 @@ def group_of(task: Task) -> str:
 def test_contents_tell_audio_labels_and_trials_apart(tasks: dict[str, Task], manifest: Manifest, setup: Setup) -> None:
     place = next(n for n, clip in enumerate(manifest.clips) if clip.labels.get("verify") == "s03")
 
-    def told(trials: list[Trial] | None = None, **fields: Any) -> dict[str, str]:
+    def told(trials: list[SplitTrial] | None = None, **fields: Any) -> dict[str, str]:
         clips = list(manifest.clips)
         clips[place] = clips[place]._replace(**fields)
         changed = Manifest("tones", "", clips, trials or [])
-        return contents(planned(tasks["same"], changed, setup)[0].selection)
+        return content_digests(planned(tasks["same"], changed, setup)[0].selection)
 
     def changes(now: dict[str, str]) -> set[str]:
         return {kind for kind, code in told().items() if now[kind] != code}
 
     one, other = (f"audio/{speaker}_keyword_7.wav" for speaker in ("s03", "s07"))
-    pair = [Trial("test", one, another(one), True), Trial("test", one, other, False)]
+    pair = [SplitTrial("test", one, another(one), True), SplitTrial("test", one, other, False)]
     assert changes(told()) == set()
     assert changes(told(digest="other")) == {"audio"}
     assert changes(told(labels={**manifest.clips[place].labels, "mood": "glad"})) == {"labels"}
@@ -208,7 +208,7 @@ def test_contents_tell_audio_labels_and_trials_apart(tasks: dict[str, Task], man
 def test_a_wider_grid_keeps_the_ids_of_a_narrow_one(tasks: dict[str, Task], manifest: Manifest, setup: Setup) -> None:
     wide = changed(tasks["words"], lr=[1e-4, 1e-3, 1e-2, 1e-1], seeds=[0, 1, 2])
     assert ids(planned(tasks["words"], manifest, setup)) < ids(planned(wide, manifest, setup))
-    assert fixed(wide) == fixed(tasks["words"])
+    assert fixed_settings(wide) == fixed_settings(tasks["words"])
 
 
 def test_tasks_folds_and_grids_share_the_features_they_can(
@@ -216,18 +216,18 @@ def test_tasks_folds_and_grids_share_the_features_they_can(
 ) -> None:
     words = tasks["words"]
     alike = [words, changed(words, name="b", lr=[1.0]), changed(words, name="c", folds="session"), tasks["same"]]
-    sweeps = expand(alike, [CARD], {"tones": manifest}, setup)
+    sweeps = make_sweeps(alike, [CARD], {"tones": manifest}, setup)
     assert len(sweeps) == 1 + 1 + 4 + 1
-    assert len(extractions(sweeps)) == 1
-    both = expand([words], [CARD, CARD._replace(name="other", fingerprint="other")], {"tones": manifest}, setup)
-    assert len(extractions(both)) == 2
+    assert len(distinct_extractions(sweeps)) == 1
+    both = make_sweeps([words], [CARD, CARD._replace(name="other", fingerprint="other")], {"tones": manifest}, setup)
+    assert len(distinct_extractions(both)) == 2
 
 
 def test_frames_beyond_the_budget_are_planned_live(tasks: dict[str, Task], manifest: Manifest, setup: Setup) -> None:
     for budget, expected in ((1.0, "frames"), (1e-6, "live")):
         (sweep,) = planned(tasks["letters"], manifest, replace(setup, budget=budget))
         assert sweep.features == expected
-        assert len(extractions([sweep])) == (expected == "frames")
+        assert len(distinct_extractions([sweep])) == (expected == "frames")
         (pooled,) = planned(tasks["words"], manifest, replace(setup, budget=budget))
         assert pooled.features == "summary"
 

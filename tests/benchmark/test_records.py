@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from benchmark.records import Results, load, slug
+from benchmark import packed
+from benchmark.errors import UserError
+from benchmark.records import Record, Results, load_record, outcomes_path, slug
 from tests.benchmark.made import record
 
 
@@ -66,7 +69,7 @@ def test_what_a_record_tells_of_its_company_and_its_machine_comes_back(tmp_path:
     )  # fmt: skip
     Results(tmp_path).write(told, [])
     assert Results(tmp_path).read_all() == ([told], [])
-    assert Results(tmp_path).find(told.id) == [Results(tmp_path).path(*key(told))]
+    assert Results(tmp_path).find(told.id) == [told]
     assert Results(tmp_path).find("*") == []
 
 
@@ -116,7 +119,7 @@ def test_strange_files_are_told_apart_and_left_alone(tmp_path: Path) -> None:
     for content in ("{}", "not json", '{"id": "x", "unknown": 1}'):
         strange.write_text(content)
         assert results.read_all() == ([record()], [strange])
-        assert load(strange) is None
+        assert load_record(strange) is None
         assert strange.read_text() == content
     (strange.parent / ".zz.json.12.partial").write_text("{")
     assert results.read_all() == ([record()], [strange])
@@ -162,3 +165,146 @@ def test_different_names_have_different_folders_and_none_leaves_its_place(one: s
 def test_plain_names_are_their_own_folders() -> None:
     for name in ("fbank", "fbank_cmvn", "wav2vec2-base@random", "tiny_asr", "v1.2"):
         assert slug(name) == name
+
+
+# Packed results.
+
+
+def packed_results(folder: Path) -> tuple[Results, list[Record]]:
+    """Results of three jobs, one of them without rows, and of outcomes with different columns, in the packed form."""
+    results = Results(folder)
+    some = [
+        record(upstream="fbank", seed=1),
+        record(upstream="hf:/a/b", task="trials", metric="eer", id="of trials"),
+        record(upstream="fbank", seed=2, lr=None),
+    ]
+    results.write(
+        some[0], [{"id": 'ä,"\n', "reference": "", "score": 1 / 3}, {"id": "b", "reference": "x", "score": 2}]
+    )
+    results.write(some[1], [{"enroll": "a", "test": "b", "target": True, "score": -0.5, "test_cluster": "s"}])
+    results.write(some[2], [])
+    return results, some
+
+
+def contents(results: Results) -> dict[str, list[dict[str, str]]]:
+    return {one.id: results.outcomes(one) for one in results.read_all()[0]}
+
+
+def test_packed_results_are_a_few_files_and_read_as_before(tmp_path: Path) -> None:
+    results, some = packed_results(tmp_path)
+    before, outcomes = results.read_all(), contents(results)
+    assert results.pack() == (3, [])
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
+        "outcomes/trials.parquet", "outcomes/words.parquet", "records.jsonl",
+    ]  # fmt: skip
+    for again in (results, Results(tmp_path)):
+        assert again.read_all() == before
+        assert contents(again) == outcomes
+        assert all(again.has(*key(one)) for one in some)
+        assert again.read(map(key, some)) == some
+        assert again.find(some[1].id) == [some[1]]
+    assert results.pack() == (3, [])
+    assert contents(results) == outcomes
+
+
+def test_packing_again_adds_new_records_and_keeps_old_ones(tmp_path: Path) -> None:
+    results, some = packed_results(tmp_path)
+    results.pack()
+    new = record(upstream="mfcc", seed=3)
+    results.write(new, [{"id": "b", "reference": "x", "score": 3, "cluster": "s"}])
+    results.write(some[0], [{"id": "other", "reference": "", "score": 4}])  # made anew: the file of its own counts
+    expected = contents(results)
+    assert expected[some[0].id] == [{"id": "other", "reference": "", "score": "4"}]
+    assert results.pack() == (4, [])
+    assert contents(Results(tmp_path)) == expected
+
+
+def test_packed_files_are_the_same_bytes_whatever_the_order_of_packing(tmp_path: Path) -> None:
+    for name in ("at once", "in steps"):
+        results, some = Results(tmp_path / name), [record(seed=seed) for seed in range(3)]
+        for one in some if name == "at once" else reversed(some):
+            results.write(one, [{"id": "a", "score": float(one.seed)}])
+            if name == "in steps":
+                results.pack()
+        results.pack()
+    for file in ("records.jsonl", "outcomes/words.parquet"):
+        assert (tmp_path / "at once" / file).read_bytes() == (tmp_path / "in steps" / file).read_bytes()
+
+
+def test_what_cannot_be_packed_stays_as_it_is_and_is_named(tmp_path: Path) -> None:
+    results, some = packed_results(tmp_path)
+    strange = results.path("words", "fbank", "strange")
+    strange.write_text("not json")
+    lost = results.path(*key(some[1]))
+    outcomes_path(lost).write_bytes(b"damaged")
+    assert results.pack() == (2, [lost, strange])
+    assert strange.read_text() == "not json"
+    assert results.read_all() == ([some[1], some[0], some[2]], [strange])
+
+
+def test_a_record_in_a_file_of_another_name_takes_no_other_records_place(tmp_path: Path) -> None:
+    results, some = packed_results(tmp_path)
+    older = some[0].model_copy(update={"protocol": 0})
+    path = results.path("words", "fbank", "0000")
+    path.write_text(older.model_dump_json())
+    assert results.read_all() == ([some[1], older, some[0], some[2]], [])
+    assert results.pack() == (3, [path])
+    assert results.read_all() == ([some[1], older, some[0], some[2]], [])
+
+
+def test_a_damaged_line_is_named_and_never_lost(tmp_path: Path) -> None:
+    results, _ = packed_results(tmp_path)
+    results.pack()
+    path = tmp_path / "records.jsonl"
+    path.write_text(path.read_text() + '{"id": "from a later version"}\n')
+    kept, strange = results.read_all()
+    assert len(kept) == 3
+    assert [one.name for one in strange] == ["records.jsonl:4"]
+    results.write(record(seed=9), [])
+    with pytest.raises(UserError, match=r"records.jsonl:4 is not a record that this version can read; mend or delete"):
+        results.pack()
+    assert "from a later version" in path.read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet" * 100])
+def test_damaged_packed_outcomes_are_an_error_and_not_other_outcomes(tmp_path: Path, content: bytes) -> None:
+    results, some = packed_results(tmp_path)
+    results.pack()
+    (tmp_path / "outcomes" / "words.parquet").write_bytes(content)
+    with pytest.raises(OSError, match="damaged"):
+        results.outcomes(some[0])
+    (tmp_path / "outcomes" / "words.parquet").unlink()
+    with pytest.raises(FileNotFoundError):
+        results.outcomes(some[0])
+    assert results.outcomes(some[1])[0]["enroll"] == "a"
+
+
+def test_an_interrupted_packing_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before the records are written, and before the single files are deleted."""
+    for name in ("write_lines", "write_task_outcomes"):
+        results, _ = packed_results(tmp_path / name)
+        expected = contents(results)
+        with monkeypatch.context() as patch:
+            patch.setattr(packed, name, raise_interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                results.pack()
+        assert contents(Results(tmp_path / name)) == expected
+        assert results.pack() == (3, [])
+        assert contents(Results(tmp_path / name)) == expected
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
+
+
+@given(st.lists(st.fixed_dictionaries({"id": TEXTS, "reference": TEXTS}, optional={"cluster": TEXTS}), max_size=5))
+def test_packed_outcomes_of_any_text_come_back(rows: list[dict[str, str]]) -> None:
+    full = [{"cluster": "", **row} for row in rows]
+    with TemporaryDirectory() as folder:
+        path = packed.parquet_path(Path(folder), "words/fbank/a")
+        packed.write_task_outcomes(path, {"words/fbank/a": full, "words/fbank/b": [{"other": "x"}]})
+        assert packed.read_outcomes(Path(folder), "words/fbank/a") == full
+        assert packed.read_task_outcomes(path) == {"words/fbank/a": full, "words/fbank/b": [{"other": "x"}]}

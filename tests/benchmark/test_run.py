@@ -16,12 +16,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_curve
 
-from benchmark.engines.local import in_process, pool
-from benchmark.environment import commit, machine
+from benchmark.engines.local import ProcessPool, in_process
+from benchmark.environment import commit, machine_facts
 from benchmark.records import Record, Results
 from benchmark.run import Outcome, run, threads
 from benchmark.tables.leaderboard import Board
-from benchmark.tables.report import wide
+from benchmark.tables.report import leaderboard_frame
 from benchmark.tasks import Task
 from benchmark.values import Card, Engine, Setup
 from tests.benchmark.encoders import write_encoder
@@ -89,7 +89,7 @@ def test_a_record_tells_all_that_is_needed(finished: Finished, tasks: dict[str, 
         assert record.upstream.keys() == Card.__annotations__.keys() - {"cost", "origin"}
         assert (record.diverged, record.skipped, record.limit, record.fold) == (False, {}, None, None)
         assert (record.layer, record.skip_bad, record.commit) == (None, False, commit())
-        assert record.machine == machine("cpu")
+        assert record.machine == machine_facts("cpu")
         assert record.threads == {"heads": 1, "encoder": torch.get_num_threads()}
         assert record.contents.keys() == {"audio", "labels", "trials"}
         points = [(lr, seed, None) for lr in task.lr for seed in task.seeds]
@@ -231,13 +231,17 @@ def test_a_table_is_the_same_with_one_worker_of_two_threads_and_two_of_one(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     chosen = [changed(tasks["words"], epochs=4), tasks["same"], changed(tasks["letters"], epochs=4)]
     tables, used = [], []
-    for name, engine, count in (("one", in_process, 2), ("two", pool(2), 1)):
+    for name, engine, count in (("one", in_process, 2), ("two", ProcessPool(2), 1)):
         setup = Setup(tmp_path / name / "home", tmp_path / name / "results", (("tones", str(tones)),))
         with threads(count):
             outcome = run(chosen, ["fbank"], setup, engine)
         assert outcome.failures == []
         tables.append(
-            (outcome.table, wide(Board(outcome.table, {}, [])).to_csv(), [record.curve for record in outcome.records])
+            (
+                outcome.table,
+                leaderboard_frame(Board(outcome.table, {}, [])).to_csv(),
+                [record.curve for record in outcome.records],
+            )
         )
         used.append([record.threads for record in outcome.records])
     assert tables[0] == tables[1]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.heads import head_card
-from benchmark.tasks import Task, built_in, load_tasks
+from benchmark.tasks import Task, built_in_tasks_path, load_tasks
 from benchmark.values import Setup
 from downstreams import HEADS
 
@@ -61,9 +61,9 @@ def test_a_wrong_key_or_value_is_named_with_its_task(tmp_path: Path, fields: str
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "holds no 'tasks:' section"),
-        ("- tasks", "holds no 'tasks:' section"),
-        ("just words", "holds no 'tasks:' section"),
+        ("", "has no 'tasks:' section"),
+        ("- tasks", "has no 'tasks:' section"),
+        ("just words", "has no 'tasks:' section"),
         ("tasks: {one: {", "not valid YAML in line 1"),
         ("tasks:\n  a: 1\n b: 2\n", "not valid YAML in line 3"),
         ("tasks: [one]", "'tasks' must map names to values"),
@@ -138,5 +138,5 @@ def test_every_built_in_task_builds_its_head_and_its_metric_exists(name: str, tm
 
 
 def test_the_built_in_protocol_is_the_file_of_this_checkout() -> None:
-    assert built_in().name == "tasks.yaml"
+    assert built_in_tasks_path().name == "tasks.yaml"
     assert load_tasks() is load_tasks()

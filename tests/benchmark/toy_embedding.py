@@ -54,7 +54,7 @@ class Voice(Upstream):
 
 
 def network_of(path: str) -> Network:
-    weights = checkpoints.read(path)
+    weights = checkpoints.read_weights(path)
     if "layers.0.weight" not in weights:
         raise UpstreamError(f"'{path}' holds no voice; give one")
     network = Network()
@@ -62,7 +62,7 @@ def network_of(path: str) -> Network:
     return network
 
 
-def exported(network: Network) -> dict[str, Tensor]:
+def network_state(network: Network) -> dict[str, Tensor]:
     return network.state_dict()
 
 

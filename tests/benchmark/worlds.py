@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm
 
-from benchmark.statistics.resampling import Classes, Shares, Tags, Trials
+from benchmark.statistics.resampling import ClassAverages, MeanPrecisions, Ratios, TrialErrors
 
 Generator = np.random.Generator
 
@@ -23,13 +23,13 @@ def answers(
     seeds: int = 1,
     noise: float = 1.0,
     unequal: float = 0.0,
-) -> Shares:
+) -> Ratios:
     """Clips right or wrong: some speakers and clips are harder, some seeds better. `share` is the truth."""
     sizes = many(rng, speakers, clips, unequal)
     owners = np.repeat(np.arange(speakers), sizes)
     hard = rng.normal(0, by_speaker, speakers)[owners] + rng.normal(0, by_clip, len(owners))
     right = level + rng.normal(0, by_seed, (seeds, 1)) + hard + rng.normal(0, noise, (seeds, len(owners))) > 0
-    return Shares(np.stack([np.bincount(owners, row, speakers) for row in right]), sizes.astype(float))
+    return Ratios(np.stack([np.bincount(owners, row, speakers) for row in right]), sizes.astype(float))
 
 
 def many(rng: Generator, speakers: int, clips: int, unequal: float) -> np.ndarray:
@@ -44,30 +44,30 @@ def share(
     return float(norm.cdf(level / np.sqrt(by_speaker**2 + by_clip**2 + by_seed**2 + noise**2)))
 
 
-def transcripts(rng: Generator, speakers: int = 40, clips: int = 10, rate: float = 0.2, unequal: float = 0.0) -> Shares:
+def transcripts(rng: Generator, speakers: int = 40, clips: int = 10, rate: float = 0.2, unequal: float = 0.0) -> Ratios:
     """Errors by words, Poisson with a rate of each speaker's own; WER is `rate` in the long run."""
     owners = np.repeat(np.arange(speakers), many(rng, speakers, clips, unequal))
     words = rng.integers(3, 12, len(owners))
     errors = rng.poisson(words * rng.gamma(4, rate / 4, speakers)[owners])
-    return Shares(np.bincount(owners, errors, speakers)[None], np.bincount(owners, words, speakers), closed=False)
+    return Ratios(np.bincount(owners, errors, speakers)[None], np.bincount(owners, words, speakers), closed=False)
 
 
 def labels(
     rng: Generator, average: Literal["macro_f1", "uar"], speakers: int = 50, clips: int = 12, classes: int = 6
-) -> Classes:
+) -> ClassAverages:
     """One of some classes, of which the later ones are easier."""
     truth = rng.integers(0, classes, (speakers, clips))
     ease = rng.normal(0, 0.7, (speakers, 1)) + np.linspace(-0.5, 1.5, classes)[truth]
     known = rng.random((speakers, clips)) < 1 / (1 + np.exp(-ease))
     said = np.where(known, truth, rng.integers(0, classes, (speakers, clips)))
     places = np.repeat(np.arange(speakers), clips)
-    return Classes(places, speakers, truth.ravel(), said.reshape(1, -1), classes, average)
+    return ClassAverages(places, speakers, truth.ravel(), said.reshape(1, -1), classes, average)
 
 
-def tags(rng: Generator, clips: int = 1000) -> Tags:
+def tags(rng: Generator, clips: int = 1000) -> MeanPrecisions:
     """Each clip with some of five labels."""
     truth = rng.random((clips, 5)) < np.array([0.3, 0.2, 0.1, 0.08, 0.15])
-    return Tags(np.arange(clips), clips, truth, (truth * 1.3 + rng.normal(size=truth.shape))[None])
+    return MeanPrecisions(np.arange(clips), clips, truth, (truth * 1.3 + rng.normal(size=truth.shape))[None])
 
 
 def trials(
@@ -79,7 +79,7 @@ def trials(
     apart: float = 2.0,
     by_speaker: float = 0.5,
     by_pair: float = 0.3,
-) -> Trials:
+) -> TrialErrors:
     """Some targets of each speaker, and others of two at random; speakers and pairs of them are harder or easier."""
     own, alike = rng.normal(0, by_speaker, (2, speakers))
     pairs = np.triu(rng.normal(0, by_pair, (speakers, speakers)), 1)
@@ -90,4 +90,4 @@ def trials(
     truth = np.arange(len(enroll)) < speakers * targets
     between = (alike[enroll] + alike[test]) / np.sqrt(2) + (pairs + pairs.T)[enroll, test]
     scores = np.where(truth, apart + own[enroll], between) + rng.normal(size=len(enroll))
-    return Trials(enroll, test, speakers, truth, scores[None], rate)
+    return TrialErrors(enroll, test, speakers, truth, scores[None], rate)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from downstreams import HEADS
-from downstreams.base import Head, HeadError
-from downstreams.train import Fitted, Setting, TrainingOptions, fit, predict
+from downstreams.base import Head
+from downstreams.errors import HeadError
+from downstreams.train import Fitted, Setting, TrainingOptions, fit_heads, predict
 from tests.downstreams.memory import Clips
 
 SETTINGS = [Setting(1e-2, 0), Setting(1e-3, 1)]
@@ -65,21 +66,21 @@ def build(name: str, layers: int = 2) -> Head:
 
 
 def run(
-    name: str, encoder: Any, train: Clips | None = None, valid: Clips | None = None, **options: Any
+    name: str, encoder: Any, train: Clips | None = None, valid: Clips | None = None, **changes: Any
 ) -> list[Fitted]:
     train, valid = train or tones(seed=0), valid or tones(9, seed=1)
     metric = {"classification": "accuracy", "transcription": "cer"}[name]
-    options = {"settings": SETTINGS, "recipe": RECIPE, **options}
+    arguments = {"settings": SETTINGS, "options": RECIPE, **changes}
     layers = 4 if isinstance(encoder, Summaries) else 2
     references = valid.references
-    return fit(
+    return fit_heads(
         lambda: build(name, layers),
         train=train,
         valid=valid,
         references=references,
         metric=metric,
         encoder=encoder,
-        **options,
+        **arguments,
     )
 
 
@@ -156,16 +157,16 @@ def test_a_tuned_encoder_learns_in_a_copy_per_setting(name: str, filters: Filter
 
 def test_tuning_restores_the_encoder_of_the_best_epoch_and_predicts_with_it(filters: Filters) -> None:
     valid = tones(9, seed=1)
-    tuned = run("classification", filters, tune=True, recipe=TrainingOptions(epochs=12))
+    tuned = run("classification", filters, tune=True, options=TrainingOptions(epochs=12))
     for each, predictions in zip(tuned, predict(tuned, valid, filters), strict=True):
         assert each.head.score(predictions, valid.references)[0] == each.valid
     assert tuned[0].curve[-1].loss < tuned[0].curve[0].loss
 
 
 def test_both_weights_of_a_tuned_pair_are_those_of_its_best_epoch(filters: Filters) -> None:
-    long = run("classification", filters, tune=True, recipe=TrainingOptions(epochs=20))[0]
+    long = run("classification", filters, tune=True, options=TrainingOptions(epochs=20))[0]
     assert long.epoch < 20
-    short = run("classification", filters, tune=True, recipe=TrainingOptions(epochs=long.epoch))[0]
+    short = run("classification", filters, tune=True, options=TrainingOptions(epochs=long.epoch))[0]
     assert short.epoch == long.epoch
     assert long.encoder is not None
     assert short.encoder is not None
@@ -174,7 +175,7 @@ def test_both_weights_of_a_tuned_pair_are_those_of_its_best_epoch(filters: Filte
 
 
 def test_an_encoder_may_have_a_rate_of_its_own(filters: Filters) -> None:
-    still = run("classification", filters, tune=True, recipe=TrainingOptions(epochs=2, encoder_lr=0.0))
+    still = run("classification", filters, tune=True, options=TrainingOptions(epochs=2, encoder_lr=0.0))
     for each in still:
         assert each.encoder is not None
         assert same_weight(each.encoder, filters, "conv.weight")

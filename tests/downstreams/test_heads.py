@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from downstreams import HEADS
-from downstreams.base import Head, HeadError, LayerSum, Trial, lengths_of, masked_mean
+from downstreams.base import Head, LayerSum, Trial, lengths_of, masked_mean
 from downstreams.classification import Classification
+from downstreams.errors import HeadError
 from downstreams.tagging import Tagging
 
 LAYERS, DIM = 3, 10

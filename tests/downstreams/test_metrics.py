@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from sklearn import metrics as sklearn_metrics
 
 from downstreams import metrics
-from downstreams.base import HeadError
+from downstreams.errors import HeadError
 from downstreams.metrics import Errors, average_precision, eer, error_rate, min_dcf
 
 TRIALS = st.lists(st.tuples(st.integers(-6, 6), st.booleans()), min_size=2, max_size=40).filter(

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from downstreams import HEADS
-from downstreams.base import Head, HeadError
+from downstreams.base import Head
 from downstreams.classification import Classification
-from downstreams.sweep import seeded
-from downstreams.train import Fitted, Setting, TrainingOptions, fit, predict
+from downstreams.errors import HeadError
+from downstreams.sweep import fixed_seed
+from downstreams.train import Fitted, Setting, TrainingOptions, fit_heads, predict
 from tests.downstreams.memory import Clips, classes, spoken, summarized, trials, voices
 
 RECIPE = TrainingOptions(epochs=4)
@@ -34,14 +35,14 @@ def reader(data: Clips) -> Callable[[], Head]:
 
 def learn(settings: Sequence[Setting], recipe: TrainingOptions = RECIPE, **changes: Any) -> list[Fitted]:
     train, valid = classes(seed=0), classes(clips=30, seed=1)
-    options = {"build": classifier(train), "train": train, "valid": valid, "references": valid.references}
-    return fit(settings=settings, metric="accuracy", recipe=recipe, **{**options, **changes})
+    data = {"build": classifier(train), "train": train, "valid": valid, "references": valid.references}
+    return fit_heads(settings=settings, metric="accuracy", options=recipe, **{**data, **changes})
 
 
 def read(settings: Sequence[Setting], recipe: TrainingOptions = RECIPE, **changes: Any) -> list[Fitted]:
     train, valid = spoken(seed=0), spoken(clips=12, seed=1)
-    options = {"build": reader(train), "train": train, "valid": valid, "references": valid.references}
-    return fit(settings=settings, metric="cer", recipe=recipe, **{**options, **changes})
+    data = {"build": reader(train), "train": train, "valid": valid, "references": valid.references}
+    return fit_heads(settings=settings, metric="cer", options=recipe, **{**data, **changes})
 
 
 def weights(fitted: Fitted) -> Tensor:
@@ -238,7 +239,7 @@ def test_frames_are_averaged_for_heads_that_want_summaries() -> None:
     build = classifier(train)
 
     def score(head: Callable[[], Head], one: Clips, other: Clips) -> Fitted:
-        return fit(head, SWEEP[:2], one, other, other.references, "accuracy", RECIPE)[0]
+        return fit_heads(head, SWEEP[:2], one, other, other.references, "accuracy", RECIPE)[0]
 
     build = lambda: Classification(3, 12, train.targets)  # noqa: E731
     whole, means = score(build, train, valid), score(build, summarized(train), summarized(valid))
@@ -263,14 +264,14 @@ def test_half_precision_features_are_read_in_single() -> None:
 def test_untrained_heads_choose_their_layer_and_count_no_epochs() -> None:
     train, valid = summarized(voices(seed=1)), summarized(voices(seed=2, first=20))
     build = lambda: HEADS["cosine"](3, 12, train.targets, center=True)  # noqa: E731
-    fitted = fit(build, [Setting(0.0, 0), Setting(0.0, 1)], train, valid, trials(valid), "eer", RECIPE)
+    fitted = fit_heads(build, [Setting(0.0, 0), Setting(0.0, 1)], train, valid, trials(valid), "eer", RECIPE)
     for each in fitted:
         assert each.head.layer_sum.weights.tolist() == [0, 1, 0]
         assert (each.epoch, each.curve, each.diverged) == (0, [], False)
         found = predict([each], valid)[0]
         assert each.head.score(found, trials(valid))[0] == each.valid
     frames = voices(seed=2, first=20)
-    by_frames = fit(build, SWEEP[:1], voices(seed=1), frames, trials(frames), "eer", RECIPE)[0]
+    by_frames = fit_heads(build, SWEEP[:1], voices(seed=1), frames, trials(frames), "eer", RECIPE)[0]
     assert by_frames.valid == pytest.approx(fitted[0].valid)
 
 
@@ -340,14 +341,14 @@ def test_untrained_heads_of_each_layer_are_as_if_that_layer_were_all_there_is() 
     train, valid = summarized(voices(seed=1)), summarized(voices(seed=2, first=20))
     build = lambda: HEADS["cosine"](3, 12, train.targets, center=True)  # noqa: E731
     settings = [Setting(0.0, 0, 2), Setting(0.0, 0), *(Setting(0.0, 0, layer) for layer in range(2))]
-    fitted = fit(build, settings, train, valid, trials(valid), "eer", RECIPE)
+    fitted = fit_heads(build, settings, train, valid, trials(valid), "eer", RECIPE)
     errors = []
     for setting, each in zip(settings, fitted, strict=True):
         layer = 1 if setting.layer is None else setting.layer
         assert each.head.layer_sum.weights.tolist() == [float(place == layer) for place in range(3)]
         single = lambda: HEADS["cosine"](1, 12, train.targets, center=True)  # noqa: E731
         one, other = of_layer(train, layer), of_layer(valid, layer)
-        (alone,) = fit(single, [Setting(0.0, 0)], one, other, trials(valid), "eer", RECIPE)
+        (alone,) = fit_heads(single, [Setting(0.0, 0)], one, other, trials(valid), "eer", RECIPE)
         assert each.valid == pytest.approx(alone.valid)
         errors.append(each.valid["eer"])
     assert errors[1] == errors[3] == min(errors) < max(errors)
@@ -364,7 +365,7 @@ def test_an_x_vector_learns_to_tell_unseen_speakers_apart() -> None:
     build = lambda: HEADS["xvector"](3, 12, train.targets, **sizes)  # noqa: E731
     settings = [Setting(3e-3, 0), Setting(1e-6, 0)]
     recipe = TrainingOptions(epochs=8, optimizer="adamw", clip=1e3)
-    fitted = fit(build, settings, train, valid, trials(valid), "eer", recipe)
+    fitted = fit_heads(build, settings, train, valid, trials(valid), "eer", recipe)
     assert fitted[0].valid["eer"] < fitted[1].valid["eer"] - 5
     found = predict(fitted, valid)
     assert found[0][valid.ids[0]].shape == (16,)
@@ -410,7 +411,7 @@ def test_ids_come_once_each() -> None:
 
 def test_mistakes_in_what_is_asked_for_are_named() -> None:
     with pytest.raises(HeadError, match="no metric 'wer' for this head; it has accuracy"):
-        fit(classifier(classes()), SWEEP, classes(), classes(), classes().references, "wer", RECIPE)
+        fit_heads(classifier(classes()), SWEEP, classes(), classes(), classes().references, "wer", RECIPE)
     with pytest.raises(HeadError, match="label 'owl' is in no training clip"):
         learn(SWEEP, train=replace(classes(), targets=["owl"] * 48), build=classifier(classes()))
     with pytest.raises(HeadError, match="needs frames"):
@@ -434,7 +435,7 @@ def test_an_untrained_head_needs_no_training_clips_unless_it_centres() -> None:
 
     def choose(center: bool) -> Fitted:
         build = lambda: HEADS["cosine"](3, 12, [], center=center)  # noqa: E731
-        return fit(build, SWEEP[:1], Clips([], []), valid, trials(valid), "eer", RECIPE)[0]
+        return fit_heads(build, SWEEP[:1], Clips([], []), valid, trials(valid), "eer", RECIPE)[0]
 
     assert choose(center=False).head.layer_sum.weights.tolist() == [0, 1, 0]
     with pytest.raises(HeadError, match="centring needs training clips"):
@@ -451,10 +452,10 @@ def test_drawing_under_a_seed_leaves_the_callers_numbers_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    with seeded(1, 2):
+    with fixed_seed(1, 2):
         one = torch.rand(3)
     assert torch.equal(torch.rand(3), expected)
-    with seeded(1, 2):
+    with fixed_seed(1, 2):
         assert torch.equal(torch.rand(3), one)
-    with seeded(1, 3):
+    with fixed_seed(1, 3):
         assert not torch.equal(torch.rand(3), one)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from downstreams.base import HeadError
-from downstreams.transcription import BothWays, Transcription
+from downstreams.errors import HeadError
+from downstreams.transcription import BidirectionalLSTM, Transcription
 
 TEXTS = ["ab", "b  a", " aab"]
 
@@ -26,7 +26,7 @@ def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
 
 def test_the_recurrent_layer_is_the_packed_bidirectional_lstm() -> None:
     torch.manual_seed(0)
-    ours, theirs = BothWays(4, 5), nn.LSTM(4, 5, batch_first=True, bidirectional=True)
+    ours, theirs = BidirectionalLSTM(4, 5), nn.LSTM(4, 5, batch_first=True, bidirectional=True)
     for name, weight in theirs.named_parameters():
         own = ours.homeward if name.endswith("_reverse") else ours.onward
         weight.data = getattr(own, name.removesuffix("_reverse")).data

@@ -9,8 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from downstreams.base import HeadError, Trial
-from downstreams.verification import Cosine, TimeDelay, XVector, cosines, mean_and_deviation, random_crop
+from downstreams.base import Trial
+from downstreams.errors import HeadError
+from downstreams.verification import (
+    Cosine,
+    TimeDelay,
+    XVector,
+    cosine_scores,
+    mean_and_standard_deviation,
+    random_frame_segments,
+)
 from tests.downstreams.memory import Clips, summarized, trials, voices
 
 
@@ -57,7 +65,8 @@ def test_centring_subtracts_the_training_mean_whatever_the_batches() -> None:
     others = [trial for trial in trials(valid) if not trial.target]
     plain = selected(Cosine(3, 12, [], layer=1), valid)
     means = [
-        cosines(dict(zip(valid.ids, each(torch.stack(valid.clips)), strict=True)), others) for each in (head, plain)
+        cosine_scores(dict(zip(valid.ids, each(torch.stack(valid.clips)), strict=True)), others)
+        for each in (head, plain)
     ]
     assert means[0].mean() < 0.2 < 0.6 < means[1].mean()
 
@@ -98,21 +107,23 @@ def test_a_layer_that_does_not_exist_is_refused() -> None:
 def test_cosines_are_those_of_numpy_for_any_kind_of_embedding() -> None:
     random = np.random.default_rng(0)
     a, b, c = random.normal(size=(3, 8))
-    found = cosines({"a": a, "b": torch.tensor(b), "c": c.tolist()}, [Trial("a", "b", True), Trial("c", "a", False)])
+    found = cosine_scores(
+        {"a": a, "b": torch.tensor(b), "c": c.tolist()}, [Trial("a", "b", True), Trial("c", "a", False)]
+    )
     expected = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in ((a, b), (c, a))]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     with pytest.raises(HeadError, match="needs trials"):
-        cosines({}, [])
+        cosine_scores({}, [])
 
 
 def test_an_embedding_that_no_trial_asks_for_is_named() -> None:
     embeddings = {"a": [1.0, 0.0], "b": [1.0, 1.0], "c": [0.0, 1.0], "stray": [1.0, 2.0]}
     asked = [Trial("a", "b", True), Trial("a", "c", False)]
-    for refused in (cosines, XVector.score, Cosine.score):
+    for refused in (cosine_scores, XVector.score, Cosine.score):
         with pytest.raises(HeadError, match="1 of 4 embeddings are of clips in no trial, such as 'stray'"):
             refused(embeddings, asked)
     with pytest.raises(HeadError, match="no embedding for 1 of 4 clips in trials, such as 'gone'"):
-        cosines(embeddings, [*asked, Trial("gone", "a", False)])
+        cosine_scores(embeddings, [*asked, Trial("gone", "a", False)])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -181,13 +192,13 @@ def test_a_time_delay_layer_is_a_dilated_convolution() -> None:
 
 def test_statistics_count_valid_frames_only_and_bear_one_frame() -> None:
     frames, lengths = torch.randn(3, 9, 4, dtype=torch.double), torch.tensor([9, 1, 5])
-    pooled = mean_and_deviation(frames, lengths)
+    pooled = mean_and_standard_deviation(frames, lengths)
     for row, size in enumerate(lengths):
         deviation = frames[row, :size].std(0) if size > 1 else torch.zeros(4, dtype=torch.double)
         expected = torch.cat([frames[row, :size].mean(0), deviation])
         torch.testing.assert_close(pooled[row], expected, atol=2e-6, rtol=1e-6)
     constant = torch.ones(2, 5, 3, requires_grad=True)
-    mean_and_deviation(constant, torch.tensor([5, 1])).sum().backward()
+    mean_and_standard_deviation(constant, torch.tensor([5, 1])).sum().backward()
     assert constant.grad is not None
     assert torch.isfinite(constant.grad).all()
 
@@ -205,7 +216,7 @@ def test_crops_are_stretches_of_valid_frames_and_only_in_training() -> None:
     starts = set()
     for seed in range(40):
         torch.manual_seed(seed)
-        cut, sizes = random_crop(frames, lengths, 8)
+        cut, sizes = random_frame_segments(frames, lengths, 8)
         assert sizes.tolist() == [8, 4, 8]
         for row, size in enumerate(sizes):
             values = cut[row, :size, 0, 0] - 100 * row

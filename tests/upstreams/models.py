@@ -1,4 +1,4 @@
-"""Tiny random transformers models, written to folders as users have them, and their plain layer stacks."""
+"""Tiny random transformers models, saved to folders as users have them, and reference layer stacks from them."""
 
 from __future__ import annotations
 
@@ -73,12 +73,11 @@ SMALL_AST = {
 
 
 def build(kind: str, head: str = "Model", **config: Any) -> Any:
-    """A model with every weight random, biases and norms too, so that nothing is hidden behind zeros and ones."""
+    """Build a model whose weights, including biases and norms, are all random, so that no weight is 0 or 1."""
     import transformers
 
     family = FAMILIES.get(kind, kind)
-    made = getattr(transformers, f"{family}Config")(**config)
-    model = getattr(transformers, f"{family}{head}")(made).eval()
+    model = getattr(transformers, f"{family}{head}")(getattr(transformers, f"{family}Config")(**config)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -89,7 +88,7 @@ def build(kind: str, head: str = "Model", **config: Any) -> Any:
 
 
 def save(model: Any, extractor: Any, folder: Path) -> str:
-    """Reference of the model, written to a folder."""
+    """Save the model to a folder, and return its reference."""
     model.save_pretrained(folder)
     if extractor is not None:
         extractor.save_pretrained(folder)
@@ -103,20 +102,23 @@ def waveform_extractor(normalize: bool = False) -> Any:
 
 
 def mel_extractor(bands: int = 23) -> Any:
-    """What Wav2Vec2-BERT takes; two of its frames make the 46 values of SMALL_BERT."""
+    """Return the feature extractor of Wav2Vec2-BERT; two of its frames give the 46 inputs of SMALL_BERT."""
     import transformers
 
     return transformers.SeamlessM4TFeatureExtractor(feature_size=bands, num_mel_bins=bands)
 
 
 def hidden_states(model: Any, **inputs: Any) -> list[Tensor]:
-    """What the library itself calls hidden states, (B, T, D) each."""
+    """Return transformers' hidden states, (B, T, D) each."""
     with torch.no_grad():
         return list(model(**inputs, output_hidden_states=True).hidden_states)
 
 
 def plain_stack(blocks: Sequence[nn.Module], norm: nn.Module | None, run: Callable[[], object]) -> Tensor:
-    """(B, T, L, D): input of the first block, output of every block, the norm applied to the last; from hooks only."""
+    """Collect by hooks the input of the first block and the output of every block, with the norm applied to the last.
+
+    The result is (B, T, L, D).
+    """
     states: list[Tensor] = []
 
     def before(_: Any, args: Any, kwargs: Any) -> None:
@@ -136,7 +138,7 @@ def plain_stack(blocks: Sequence[nn.Module], norm: nn.Module | None, run: Callab
 
 
 def padded(clips: Sequence[Tensor], extra: int = 0, filling: float = float("nan")) -> tuple[Tensor, Tensor]:
-    """Clips in one batch (B, S), with NaN wherever no clip is, and their lengths (B,)."""
+    """Return clips as one batch (B, S), padded with NaN, and their lengths (B,)."""
     lengths = torch.tensor([len(clip) for clip in clips])
     waveforms = torch.full((len(clips), int(lengths.max()) + extra), filling)
     for row, clip in zip(waveforms, clips, strict=True):
@@ -144,15 +146,15 @@ def padded(clips: Sequence[Tensor], extra: int = 0, filling: float = float("nan"
     return waveforms, lengths
 
 
-def relative(one: Tensor, other: Tensor) -> float:
-    """Largest difference of two (T, L, D), relative to the largest value of the layer it is in."""
+def relative_error(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference between two (T, L, D), relative to the largest value of the layer."""
     assert one.shape == other.shape
     scale = other.abs().amax(dim=(0, 2), keepdim=True)
     return float(((one - other).abs() / scale).max().detach())
 
 
-def told(reference: str) -> str:
-    """The one sentence in which a reference is refused."""
+def refusal_message(reference: str) -> str:
+    """Return the message, one line, of the UpstreamError that a reference raises."""
     with pytest.raises(UpstreamError) as caught:
         create(reference)
     message = str(caught.value)

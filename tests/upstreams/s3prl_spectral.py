@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from upstreams.families import s3prl_bridge, s3prl_entries
-from upstreams.families.s3prl_entries import missing
+from upstreams.families.s3prl_entries import missing_package
 
 AUDIO = {"feat_type": "fbank", "feat_dim": 80, "frame_length": 25, "frame_shift": 10, "cmvn": True, "decode_wav": False}
 LOG_MEL = {"feat_type": "mel", "channel": 0, "log": True, "delta": 0, "cmvn": True}
@@ -37,7 +37,7 @@ def save(content: Any, path: Path) -> Path:
 
 def module(name: str) -> Any:
     """A module of s3prl's own code, by its path below s3prl.upstream."""
-    s3prl_bridge.hub()
+    s3prl_bridge.import_hub()
     return importlib.import_module(f"s3prl.upstream.{name}")
 
 
@@ -139,7 +139,7 @@ def decoar2(path: Path) -> Path:
 def shrink(monkeypatch: Any, width: int = 24) -> None:
     """Has s3prl build models that it knows in one size only in a size for tests; AST's code insists on 768."""
     sizes = {"embed_dim": width, "depth": 2, "num_heads": 4, "mlp_ratio": 1}
-    if not missing("ssast"):
+    if not missing_package("ssast"):
         s3prl_entries.import_timm()
         import timm
         from timm.models.vision_transformer import DistilledVisionTransformer as Vit

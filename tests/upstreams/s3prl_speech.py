@@ -36,7 +36,7 @@ def encoded(upstream: Upstream, clip: Tensor) -> Tensor:
 
 
 def module(name: str) -> Any:
-    s3prl_bridge.hub()
+    s3prl_bridge.import_hub()
     return importlib.import_module(f"s3prl.upstream.{name}")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import upstreams
 from upstreams import register
 from upstreams.base import Features, Upstream, valid
-from upstreams.safety.checkpoints import digests, read
+from upstreams.safety.checkpoints import digests, read_weights
 
 
 class Toy(Upstream):
@@ -39,7 +39,7 @@ class Toy(Upstream):
 
 def toy(checkpoint: str = "", random: bool = False, size: str = "small", gain: float = 1.0, fast: bool = False) -> Toy:
     """Made for a test."""
-    state = read(checkpoint) if checkpoint else {}
+    state = read_weights(checkpoint) if checkpoint else {}
     upstream = Toy(len(state["matrix"]) if state else {"small": 2, "large": 4}[size], gain)
     if state and not random:
         upstream.load_state_dict(state)

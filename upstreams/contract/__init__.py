@@ -1,1 +1,1 @@
-"""What `bench check` does: it holds an upstream to the contract and measures what it costs."""
+"""The checks of `bench check`: the contract of an upstream, and the cost of encoding."""

@@ -1,4 +1,4 @@
-"""The contract of an upstream, tried on it: each fault is found before a long run, and explained."""
+"""Check an upstream against its contract, so that each fault is found and explained before a long run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from upstreams.contract.probe_signals import Fault, batch, plural, require, soun
 
 
 class Finding(NamedTuple):
-    """What one check found; detail is one sentence: a measurement, or the fault and what to do about it."""
+    """The result of one check; detail: one sentence, which is a measurement, or the fault and its remedy."""
 
     name: str
     ok: bool
     detail: str
 
 
-def check(upstream: Upstream) -> list[Finding]:
-    """Try the whole contract, on about a minute and a half of sound.
+def check_contract(upstream: Upstream) -> list[Finding]:
+    """Check the whole contract, on about 90 s of audio.
 
-    Never raises: what the upstream raises becomes a finding. Where it cannot encode anything, the rest is left out.
+    Never raises: an exception of the upstream becomes a finding. If it cannot encode anything, the rest is skipped.
     """
     findings: list[Finding] = []
     for name, attempt in CHECKS.items():
@@ -36,18 +36,18 @@ def check(upstream: Upstream) -> list[Finding]:
 
 
 def finding(name: str, attempt: Callable[[Upstream], str], upstream: Upstream) -> Finding:
-    """What one check has to say."""
+    """Run one check and return its finding."""
     try:
         with torch.inference_mode():
             return Finding(name, True, attempt(upstream))
     except Fault as fault:
         return Finding(name, False, str(fault))
     except Exception as error:
-        told = " ".join(str(error).split())
-        return Finding(name, False, f"it raises {type(error).__name__}: {told or 'no message'}")
+        message = " ".join(str(error).split())
+        return Finding(name, False, f"it raises {type(error).__name__}: {message or 'no message'}")
 
 
-def described(upstream: Upstream) -> str:
+def description(upstream: Upstream) -> str:
     rate = upstream.sample_rate
     require(4_000 <= rate <= 192_000, f"sample_rate is {rate}; give it in Hz, such as 16000")
     for name in ("hop", "window", "layers", "dim"):
@@ -67,41 +67,41 @@ def evaluation(upstream: Upstream) -> str:
 def weights(upstream: Upstream) -> str:
     named = list(upstream.named_parameters())
     strange = [name for name, tensor in named if tensor.dtype != torch.float32]
-    require(not strange, f"parameter {first(strange)} is not float32; call .float() on the model")
+    require(not strange, f"parameter {first_name(strange)} is not float32; call .float() on the model")
     broken = [name for name, tensor in named if not tensor.isfinite().all()]
-    require(not broken, f"parameter {first(broken)} has NaN or infinity in it; the checkpoint is damaged")
+    require(not broken, f"parameter {first_name(broken)} has NaN or infinity in it; the checkpoint is damaged")
     hidden = list(unregistered(upstream))
     require(
         not hidden,
-        f"weights in {first(hidden)} are out of sight of parameters(), and so of its fingerprint; use nn.ModuleList, "
-        "nn.ModuleDict or nn.ParameterList",
+        f"weights in {first_name(hidden)} are out of sight of parameters(), and so of its fingerprint; "
+        "use nn.ModuleList, nn.ModuleDict or nn.ParameterList",
     )
     return f"{sum(tensor.numel() for _, tensor in named):,} parameters"
 
 
-def first(names: list[str]) -> str:
+def first_name(names: list[str]) -> str:
     return f"'{names[0]}'" if names else ""
 
 
 def unregistered(upstream: Upstream) -> Iterator[str]:
-    """Attributes that are plain lists or mappings, and hold weights which the module does not know of."""
-    known = {id(each) for each in (*upstream.parameters(), *upstream.modules())}
+    """Yield the names of attributes that are plain containers and hold weights unknown to the module."""
+    known = {id(part) for part in (*upstream.parameters(), *upstream.modules())}
     for path, module in upstream.named_modules():
         for name, value in vars(module).items():
-            if any(id(each) not in known for each in held(value)):
+            if any(id(part) not in known for part in contained_weights(value)):
                 yield f"{path}.{name}".lstrip(".")
 
 
-def held(value: Any) -> list[Any]:
-    """The weights, and modules with weights, in a plain container."""
+def contained_weights(value: Any) -> list[Any]:
+    """Return the parameters, and the modules with parameters, in a plain container."""
     inside: Iterable[Any] = value.values() if isinstance(value, dict) else value
     if not isinstance(value, (dict, list, tuple, set)):
         return []
-    modules = [each for each in inside if isinstance(each, nn.Module) and any(True for _ in each.parameters())]
-    return modules + [each for each in inside if isinstance(each, nn.Parameter)]
+    modules = [item for item in inside if isinstance(item, nn.Module) and any(True for _ in item.parameters())]
+    return modules + [item for item in inside if isinstance(item, nn.Parameter)]
 
 
-def identity(upstream: Upstream) -> str:
+def constant_fingerprint(upstream: Upstream) -> str:
     before = fingerprint(upstream)
     upstream(*batch(sounds(upstream, 0.5)))
     require(fingerprint(upstream) == before, "its fingerprint changes; keep settings() and buffers constant")
@@ -123,12 +123,12 @@ def speed(upstream: Upstream) -> str:
 
 
 CHECKS: dict[str, Callable[[Upstream], str]] = {
-    "description": described,
+    "description": description,
     "output": requirements.output,
     "evaluation mode": evaluation,
     "frame count": requirements.frame_count,
     "zeros beyond the end": requirements.zero_beyond,
-    "finite": requirements.finite,
+    "finite": requirements.finite_features,
     "layers": requirements.layers,
     "time": requirements.place,
     "padding": requirements.padding,
@@ -142,7 +142,7 @@ CHECKS: dict[str, Callable[[Upstream], str]] = {
     "input untouched": requirements.untouched,
     "summary": requirements.summary,
     "weights": weights,
-    "fingerprint": identity,
+    "fingerprint": constant_fingerprint,
     "multiply–accumulates": macs,
     "speed": speed,
 }

@@ -1,4 +1,4 @@
-"""What an upstream costs: multiply–accumulates (without Fourier transforms) and seconds per second of audio."""
+"""The cost of an upstream: multiply–accumulates (without Fourier transforms) and seconds per second of audio."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from upstreams.base import Upstream
 from upstreams.contract.probe_signals import batch, sounds
 
-SECONDS = 5.0  # of the clip that is measured on: attention costs more per second the longer the clip
-ROUNDS = 3  # the best of so many counts, as other programs can only slow one down
-PATIENCE = 20.0  # seconds after which no further round is begun
+SECONDS = 5.0  # length of the measured clip; attention costs more per second for longer clips
+ROUNDS = 3  # passes, of which the fastest counts, since other programs can only slow a pass down
+PATIENCE = 20.0  # seconds after which no further pass begins
 
 
 def macs_per_second(upstream: Upstream) -> float:
-    """Multiply–accumulates per second of audio, counted while one clip of 5 s is encoded.
+    """Return the multiply–accumulates per second of audio, counted while one clip of 5 s is encoded.
 
-    Counted are convolutions, matrix products, attention and recurrent layers, as often as they really run: a model that
-    fills each clip up to 30 s pays for 30. Not counted are Fourier transforms and work element by element.
+    Convolutions, matrix products, attention and recurrent layers are counted as often as they run: a model that pads
+    each clip to 30 s is charged for 30 s. Fourier transforms and element-wise operations are not counted.
     """
     clip, counting = batch(sounds(upstream, SECONDS)), Counting()
     with torch.inference_mode(), without_fused_encoders(), counting:
@@ -34,10 +34,10 @@ def macs_per_second(upstream: Upstream) -> float:
 
 
 class Counting(TorchDispatchMode):
-    """Adds up the operations of all that runs inside of it, by torch's formulas and those below.
+    """Sum the operations that run within the block, by torch's formulas and those below.
 
-    torch's own FlopCounterMode keeps an account by module too, and for that follows gradients, which not every model
-    bears in inference mode.
+    torch's FlopCounterMode also counts by module, for which it follows gradients; some models do not support that in
+    inference mode.
     """
 
     def __init__(self) -> None:
@@ -59,9 +59,9 @@ class Counting(TorchDispatchMode):
 
 
 def real_time_factor(upstream: Upstream) -> float:
-    """Seconds of computing per second of audio, lower is faster: the best of three passes over one clip of 5 s.
+    """Return the seconds of computing per second of audio (lower is faster): the best of three passes over a 5 s clip.
 
-    It is what the machine, its number of threads and whatever else it does make of it; warm the upstream up first.
+    The result depends on the machine, its number of threads and its other load; warm the upstream up first.
     """
     clip = batch(sounds(upstream, SECONDS))
     began, best = time.perf_counter(), math.inf
@@ -74,7 +74,7 @@ def real_time_factor(upstream: Upstream) -> float:
 
 
 def timed(upstream: Upstream, waveforms: Tensor, lengths: Tensor) -> float:
-    """Seconds that one pass takes, until the device has finished it."""
+    """Return the seconds of one pass, including the wait for the device."""
     wait = torch.cuda.synchronize if waveforms.is_cuda else lambda: None
     wait()
     start = time.perf_counter()
@@ -85,7 +85,7 @@ def timed(upstream: Upstream, waveforms: Tensor, lengths: Tensor) -> float:
 
 @contextmanager
 def without_fused_encoders() -> Iterator[None]:
-    """torch.nn's transformer layers as the products they consist of, since fused into one kernel they hide them."""
+    """Disable the fused kernel of torch.nn's transformer layers, which hides their matrix products from the counter."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -94,12 +94,12 @@ def without_fused_encoders() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-# What follows counts 2 for each multiply–accumulate, as torch's own formulas do, of what those leave out. Each is given
-# shapes where the operation has tensors.
+# Formulas for operations that torch does not count. As in torch's formulas, each multiply–accumulate counts as 2, and
+# the arguments are shapes where the operation has tensors.
 
 
 def counts(*operations: Any) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Let a formula count for operations, unless torch has come to have its own."""
+    """Register a formula for operations for which torch has none."""
 
     def counted(formula: Callable[..., int]) -> Callable[..., int]:
         for operation in operations:
@@ -118,35 +118,35 @@ aten = torch.ops.aten
     aten._scaled_dot_product_fused_attention_overrideable,
 )
 def of_attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Shapes (..., T, D), (..., S, D), (..., S, E)."""
+    """Attention with shapes (..., T, D), (..., S, D), (..., S, E)."""
     return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 @counts(aten.mv, aten.dot)
 def of_vector(matrix: Sequence[int], *_: Any, **__: Any) -> int:
-    """A matrix (N, M) or vector (M,) times a vector."""
+    """The product of a matrix (N, M) or vector (M,) with a vector."""
     return 2 * math.prod(matrix)
 
 
 @counts(aten.addmv)
 def of_added_vector(_: Sequence[int], matrix: Sequence[int], *__: Any, **___: Any) -> int:
-    """As `of_vector`, added to another vector."""
+    """The product of a matrix (N, M) with a vector, added to another vector."""
     return 2 * math.prod(matrix)
 
 
 @counts(aten.mkldnn_rnn_layer)
 def of_recurrent_layer(inputs: Sequence[int], ahead: Sequence[int], back: Sequence[int], *_: Any, **__: Any) -> int:
-    """Input (T, B, I) or (B, T, I) through weights (4 H, I) and (4 H, H) at every step."""
+    """Weights (4 H, I) and (4 H, H) applied at every step of (T, B, I) or (B, T, I)."""
     return 2 * inputs[0] * inputs[1] * (math.prod(ahead) + math.prod(back))
 
 
 @counts(aten._cudnn_rnn)
 def of_cuda_recurrence(inputs: Sequence[int], weights: Sequence[Sequence[int]], *_: Any, **__: Any) -> int:
-    """Every matrix of every layer and direction at every step of (T, B, I), or (steps, I) where clips are packed."""
+    """Every matrix of every layer and direction, applied at every step of (T, B, I), or of (steps, I) if packed."""
     return 2 * math.prod(inputs[:-1]) * sum(math.prod(shape) for shape in weights if len(shape) == 2)
 
 
 @counts(aten._trilinear)
 def of_bilinear(left: Sequence[int], weights: Sequence[int], *_: Any, **__: Any) -> int:
-    """(N, I) and (N, J) through weights (O, I, J)."""
+    """The bilinear product of (N, I) and (N, J) with weights (O, I, J)."""
     return 2 * left[0] * math.prod(weights)

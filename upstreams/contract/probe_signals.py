@@ -1,4 +1,4 @@
-"""Sounds to try an upstream on, and how what it makes of them is compared."""
+"""Probe signals for checking an upstream, and the comparison of the resulting features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from upstreams.precision import Autocast
 
 
 class Fault(Exception):  # noqa: N818
-    """An upstream breaks its contract; the message says how, and what to do about it."""
+    """Raised if an upstream violates its contract; the message gives the fault and the remedy."""
 
 
 def require(condition: bool, fault: str) -> None:
@@ -25,17 +25,19 @@ def require(condition: bool, fault: str) -> None:
 
 
 def plural(count: int, noun: str) -> str:
-    """A count and its noun."""
+    """Return a count with its noun, in the plural unless the count is 1."""
     return f"{count} {noun}" + ("s" if count != 1 else "")
 
 
 def tolerance(upstream: Upstream) -> float:
-    """What features may differ by that ought to be equal, relative to a layer's largest value."""
-    return 0.1 if isinstance(upstream, Autocast) else 1e-4  # bfloat16 has eight bits, and they are lost at every layer
+    """Return the tolerance for features that should be equal, relative to the layer's largest value."""
+    return (
+        0.1 if isinstance(upstream, Autocast) else 1e-4
+    )  # bfloat16 has eight significant bits, and rounds in every layer
 
 
 def sounds(upstream: Upstream, *seconds: float) -> list[Tensor]:
-    """Clips (S,) of noise that swells and fades, the same ones each time, where the upstream's weights are."""
+    """Return clips (S,) of amplitude-modulated noise from a fixed seed, on the device of the upstream."""
     generator = torch.Generator().manual_seed(0)
     clips = []
     for duration in seconds:
@@ -46,7 +48,7 @@ def sounds(upstream: Upstream, *seconds: float) -> list[Tensor]:
 
 
 def burst(upstream: Upstream, seconds: float, *spans: tuple[float, float]) -> list[Tensor]:
-    """Steady noise (S,), and for each span of seconds the same clip with other noise there, just as loud."""
+    """Return stationary noise (S,) and, for each span in seconds, a copy with other noise of equal level there."""
     generator = torch.Generator().manual_seed(0)
     plain, other = (0.1 * torch.randn(round(seconds * upstream.sample_rate), generator=generator) for _ in range(2))
     clips = [plain]
@@ -58,17 +60,17 @@ def burst(upstream: Upstream, seconds: float, *spans: tuple[float, float]) -> li
 
 
 def device(upstream: Upstream) -> torch.device:
-    """Where its weights are."""
+    """Return the device of the upstream's weights."""
     return next((tensor.device for tensor in tensors(upstream)), torch.device("cpu"))
 
 
 def tensors(upstream: Upstream) -> Iterable[Tensor]:
-    """All weights and buffers."""
+    """Return all weights and buffers."""
     return chain(upstream.parameters(), upstream.buffers())
 
 
 def edges(upstream: Upstream) -> list[Tensor]:
-    """Twelve clips, one sample shorter, equal to and longer than what one more frame takes, of two frames and more."""
+    """Return twelve clips whose lengths are one sample below, at and above the lengths at which a frame is added."""
     least = math.ceil(upstream.SHORTEST * upstream.sample_rate)
     first = max(1, math.ceil((least + 1 - upstream.window) / upstream.hop))
     ends = [upstream.window + (first + number) * upstream.hop for number in (0, 1, 2, 7)]
@@ -76,7 +78,7 @@ def edges(upstream: Upstream) -> list[Tensor]:
 
 
 def batch(clips: list[Tensor], extra: int = 0, filling: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Clips padded to the longest and `extra` samples more, (B, S), and their lengths (B,)."""
+    """Return clips padded to the longest plus `extra` samples, (B, S), and their lengths (B,)."""
     lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
     waveforms = clips[0].new_full((len(clips), int(lengths.max()) + extra), filling)
     for row, clip in zip(waveforms, clips, strict=True):
@@ -85,15 +87,15 @@ def batch(clips: list[Tensor], extra: int = 0, filling: float = 0.0) -> tuple[Te
 
 
 def encode(upstream: Upstream, clips: list[Tensor], extra: int = 0, filling: float = 0.0) -> list[Tensor]:
-    """Frames (T, L, D) of each clip, without what lies beyond its length."""
+    """Return the valid frames (T, L, D) of each clip."""
     frames, lengths = upstream(*batch(clips, extra, filling))
     return [row[: int(length)].float() for row, length in zip(frames, lengths, strict=True)]
 
 
-def difference(one: Tensor, other: Tensor, least: float = 1e-12) -> float:
-    """Largest difference of (..., L, D), relative to the layer's largest value, which is taken to be at least `least`.
+def relative_difference(one: Tensor, other: Tensor, least: float = 1e-12) -> float:
+    """Return the largest difference of (..., L, D), relative to the layer's largest value, which is at least `least`.
 
-    Infinite where shapes differ, and on NaN.
+    The result is infinite if the shapes differ or a value is NaN.
     """
     if one.shape != other.shape:
         return float("inf")
@@ -102,8 +104,8 @@ def difference(one: Tensor, other: Tensor, least: float = 1e-12) -> float:
     return worst if worst == worst else float("inf")
 
 
-def digest(upstream: Upstream) -> str:
-    """Hash of all weights and buffers, those that no state dict holds included."""
+def weights_digest(upstream: Upstream) -> str:
+    """Return the SHA-256 of all weights and buffers, including non-persistent buffers."""
     content = hashlib.sha256()
     for tensor in tensors(upstream):
         content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

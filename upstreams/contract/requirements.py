@@ -1,4 +1,4 @@
-"""What the contract says of frames and lengths, one function per promise: each gives a measurement or raises Fault."""
+"""The requirements on frames and lengths: each function checks one and returns a measurement, or raises Fault."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from upstreams.contract.probe_signals import (
     batch,
     burst,
     device,
-    difference,
-    digest,
     edges,
     encode,
     plural,
+    relative_difference,
     require,
     sounds,
     tolerance,
+    weights_digest,
 )
 
-NOISE = 1e-6  # what a second identical call may differ by, as sums in parallel are not ordered
-LONG = 12.0  # seconds; positions learned for 512 frames of 20 ms, or 1024 of 10 ms, end before
+NOISE = 1e-6  # largest allowed difference of identical calls, since parallel sums have no fixed order
+LONG = 12.0  # seconds; longer than positions learned for 512 frames of 20 ms or 1024 of 10 ms
 
 
 def output(upstream: Upstream) -> str:
@@ -44,35 +44,35 @@ def output(upstream: Upstream) -> str:
 
 def frame_count(upstream: Upstream) -> str:
     clips = sounds(upstream, 1.0, 0.5, 0.7431, 2.03)
-    second = counted(upstream, clips)[0]
-    counted(upstream, edges(upstream))
+    second = frame_counts(upstream, clips)[0]
+    frame_counts(upstream, edges(upstream))
     return f"{second} for one second; as hop and window say for 16 lengths"
 
 
-def counted(upstream: Upstream, clips: list[Tensor]) -> list[int]:
-    """Frames of each clip, which are as many as promised and all there."""
+def frame_counts(upstream: Upstream, clips: list[Tensor]) -> list[int]:
+    """Return the number of frames of each clip, after checking it against `frame_lengths` and the frames."""
     waveforms, lengths = batch(clips)
     frames, counts = upstream(waveforms, lengths)
-    promised, given = upstream.frame_lengths(lengths).tolist(), counts.tolist()
-    wrong = next((n for n, count in enumerate(promised) if given[n] != count), None)
+    promised, returned = upstream.frame_lengths(lengths).tolist(), counts.tolist()
+    wrong = next((n for n, count in enumerate(promised) if returned[n] != count), None)
     require(
         wrong is None,
-        f"forward gives {given[wrong or 0]} frames for {len(clips[wrong or 0])} samples where frame_lengths promises "
-        f"{promised[wrong or 0]}; correct hop, window or frame_lengths",
+        f"forward gives {returned[wrong or 0]} frames for {len(clips[wrong or 0])} samples where frame_lengths "
+        f"promises {promised[wrong or 0]}; correct hop, window or frame_lengths",
     )
     require(min(promised) >= 1, f"frame_lengths gives {min(promised)} frames; every clip has at least one")
     require(
         frames.shape[1] >= max(promised),
         f"frames hold {frames.shape[1]} steps, but lengths say {max(promised)}; correct hop, window or frame_lengths",
     )
-    for clip, row, count in zip(clips, frames, given, strict=True):
+    for clip, row, count in zip(clips, frames, returned, strict=True):
         lacks = bool(row[:count].any()) and not bool(row[count - 1].any())
         require(not lacks, f"the last of {count} frames of {len(clip)} samples is zero; give one frame less")
-    return given
+    return returned
 
 
 def long_clip(upstream: Upstream) -> str:
-    (count,) = counted(upstream, sounds(upstream, LONG))
+    (count,) = frame_counts(upstream, sounds(upstream, LONG))
     return f"{plural(count, 'frame')} for {LONG:g} seconds"
 
 
@@ -87,8 +87,8 @@ def padding(upstream: Upstream) -> str:
     clips = sounds(upstream, 0.6137, 1.7)
     alone = encode(upstream, clips[:1])[0]
     error = max(
-        difference(alone, encode(upstream, clips[:1], extra=len(clips[0]))[0]),
-        difference(alone, encode(upstream, clips)[0]),
+        relative_difference(alone, encode(upstream, clips[:1], extra=len(clips[0]))[0]),
+        relative_difference(alone, encode(upstream, clips)[0]),
     )
     require(
         error <= tolerance(upstream),
@@ -97,7 +97,8 @@ def padding(upstream: Upstream) -> str:
     )
     short = edges(upstream)
     errors = [
-        difference(encode(upstream, [clip])[0], row) for clip, row in zip(short, encode(upstream, short), strict=True)
+        relative_difference(encode(upstream, [clip])[0], row)
+        for clip, row in zip(short, encode(upstream, short), strict=True)
     ]
     worst = max(range(len(errors)), key=errors.__getitem__)
     require(
@@ -111,7 +112,7 @@ def padding(upstream: Upstream) -> str:
 def garbage(upstream: Upstream) -> str:
     clips = sounds(upstream, 0.6137, 1.1)
     clean = encode(upstream, clips)[0]
-    worst = max(difference(clean, encode(upstream, clips, 999, filling)[0]) for filling in (7.0, float("nan")))
+    worst = max(relative_difference(clean, encode(upstream, clips, 999, filling)[0]) for filling in (7.0, float("nan")))
     frames, counts = upstream(*batch(clips, 999, float("nan")))
     require(
         not bool(frames[0, int(counts[0]) :].any()), "NaN beyond a clip's length reaches its frames; use masked_fill"
@@ -127,7 +128,9 @@ def garbage(upstream: Upstream) -> str:
 def batch_size(upstream: Upstream) -> str:
     clips = sounds(upstream, 0.8, 0.8, 0.8, 0.8)
     together = encode(upstream, clips)
-    error = max(difference(encode(upstream, [clip])[0], row) for clip, row in zip(clips, together, strict=True))
+    error = max(
+        relative_difference(encode(upstream, [clip])[0], row) for clip, row in zip(clips, together, strict=True)
+    )
     require(
         error <= tolerance(upstream),
         f"a clip's features differ by {error:.1e} between batches of 1 and of 4; look for norms over the batch",
@@ -136,23 +139,24 @@ def batch_size(upstream: Upstream) -> str:
 
 
 def place(upstream: Upstream) -> str:
-    """A change of sound shows at its own time in at least one layer: deeper ones may spread it.
+    """Check that a change of the sound changes frames at the same time in at least one layer.
 
-    Changes count by their mean, as one word that flips far off may change most of all in models of discrete words.
+    Deeper layers may spread it. The mean change is compared, since in models of discrete units a single distant unit
+    may change most.
     """
     seconds, spans = 4.0, ((0.6, 0.8), (3.2, 3.4))
     plain, *changed = encode(upstream, burst(upstream, seconds, *spans))
     if len(plain) < 8:
         return f"not tried: {plural(len(plain), 'frame')} for four seconds are too few"
     changes = [(other - plain).norm(dim=2) for other in changed]  # (T, L)
-    require(all(bool(each.any()) for each in changes), "features stay the same when the sound changes; pass it on")
+    require(all(bool(change.any()) for change in changes), "features stay the same when the sound changes; pass it on")
     every, window = upstream.hop / upstream.sample_rate, upstream.window / upstream.sample_rate
     slack = 0.5 + 2 * every + window  # some models look at up to a second around each frame
     times = torch.arange(len(plain), device=plain.device) * every
     good = torch.ones(upstream.layers, dtype=torch.bool, device=plain.device)
-    for (start, end), each in zip(spans, changes, strict=True):
+    for (start, end), change in zip(spans, changes, strict=True):
         near = (start - slack <= times) & (times <= end + slack)
-        good &= each[near].mean(0) > each[~near].mean(0).nan_to_num()  # none are far where frames are few
+        good &= change[near].mean(0) > change[~near].mean(0).nan_to_num()  # with few frames, none is distant
     last = float(changes[1].argmax(0)[0]) * every
     require(
         bool(good.any()),
@@ -172,9 +176,9 @@ def layers(upstream: Upstream) -> str:
         not twins or len(twins) < frames.shape[1] - 1,
         f"all {frames.shape[1]} layers are equal; collect each block's output, and copy it if it is changed in place",
     )
-    told = "" if len(twins) != 1 else f"; layers {twins[0] - 1} and {twins[0]} are equal"
-    told = f"; {len(twins)} equal the one before" if len(twins) > 1 else told
-    return f"{plural(frames.shape[1], 'layer')}, all of which change over time{told}"
+    note = "" if len(twins) != 1 else f"; layers {twins[0] - 1} and {twins[0]} are equal"
+    note = f"; {len(twins)} equal the one before" if len(twins) > 1 else note
+    return f"{plural(frames.shape[1], 'layer')}, all of which change over time{note}"
 
 
 def short_clip(upstream: Upstream) -> str:
@@ -182,7 +186,7 @@ def short_clip(upstream: Upstream) -> str:
     alone = encode(upstream, short)[0]
     require(len(alone) >= 1, "a clip of 25 ms has no frame; extend clips shorter than the window with zeros")
     require(bool(alone.isfinite().all()), "a clip of 25 ms gives NaN or infinity; extend it with zeros")
-    error = difference(alone, encode(upstream, short + sounds(upstream, 1.0))[0])
+    error = relative_difference(alone, encode(upstream, short + sounds(upstream, 1.0))[0])
     require(
         error <= tolerance(upstream),
         f"a clip of 25 ms differs by {error:.1e} in a batch; extend it with zeros in both cases",
@@ -196,7 +200,7 @@ def silence(upstream: Upstream) -> str:
     return "silence gives finite features"
 
 
-def finite(upstream: Upstream) -> str:
+def finite_features(upstream: Upstream) -> str:
     (clip,) = sounds(upstream, 1.0)
     frames, loud = encode(upstream, [clip, clip.sign()])
     bad = int((~frames.isfinite()).sum())
@@ -207,14 +211,14 @@ def finite(upstream: Upstream) -> str:
 
 def determinism(upstream: Upstream) -> str:
     clips = sounds(upstream, 1.0)
-    found: list[Tensor] = []
+    features: list[Tensor] = []
     states: list[Tensor] = []
     with torch.random.fork_rng():
         for seed in (1, 2):
             torch.manual_seed(seed)
-            found.append(encode(upstream, clips)[0])
+            features.append(encode(upstream, clips)[0])
             states.append(torch.get_rng_state())
-    error = difference(found[0], found[1])
+    error = relative_difference(features[0], features[1])
     require(error <= NOISE, f"two identical calls differ by {error:.1e}; switch off dropout, dithering and masking")
     require(
         not torch.equal(states[0], states[1]),
@@ -225,15 +229,16 @@ def determinism(upstream: Upstream) -> str:
 
 def no_state(upstream: Upstream) -> str:
     one, other = sounds(upstream, 1.0, 1.4)
-    weights, first = digest(upstream), encode(upstream, [one])[0]
+    weights, first = weights_digest(upstream), encode(upstream, [one])[0]
     copy = first.clone()
     for clips in ([one.flip(0)], [other * 5.0, one]):
         encode(upstream, clips)
     require(
-        digest(upstream) == weights, "a call changes the weights or buffers; keep running statistics out of forward"
+        weights_digest(upstream) == weights,
+        "a call changes the weights or buffers; keep running statistics out of forward",
     )
     require(torch.equal(first, copy), "a call overwrites the features that an earlier one gave; return a copy")
-    error = difference(first, encode(upstream, [one])[0])
+    error = relative_difference(first, encode(upstream, [one])[0])
     require(
         error <= NOISE, f"features differ by {error:.1e} after another clip; keep nothing from one call to the next"
     )
@@ -255,9 +260,9 @@ def summary(upstream: Upstream) -> str:
     shape = tuple(alone.shape)
     require(alone.ndim == 3 and shape[0] == 1, f"summarize gives {shape}; it must be (1, layers, channels)")
     require(bool(alone.isfinite().all()), "summarize gives NaN or infinity; divide by the number of valid frames")
-    # Means may be zero but for rounding, as those of features normalised per clip are.
+    # Means may be zero up to rounding, as for features that are normalised per clip.
     least = 1e-3 * float(encode(upstream, clips[:1])[0].abs().max())
-    error = difference(alone[0], upstream.summarize(*batch(clips))[0], least)
+    error = relative_difference(alone[0], upstream.summarize(*batch(clips))[0], least)
     require(
         error <= tolerance(upstream),
         f"summarize depends on padding, by {error:.1e}; take means over the valid frames only",

@@ -1,1 +1,1 @@
-"""Encoders that other people trained, read from their own formats."""
+"""Loaders of published pretrained encoders, one module per checkpoint format or model family."""

@@ -1,11 +1,11 @@
-"""What fairseq calls the options and weights of its speech encoders, beside what transformers calls them."""
+"""Names of options and weights of speech encoders in fairseq, and the corresponding names in transformers."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-# Options absent from a checkpoint have these values in fairseq too; those of WavLM are Microsoft's.
+# Default values in fairseq of options that a checkpoint does not contain; those of WavLM come from Microsoft's code.
 DEFAULTS: dict[str, Any] = {
     "extractor_mode": "default",
     "conv_feature_layers": "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512, 2, 2)] * 2",
@@ -44,9 +44,9 @@ CHOICES: dict[str, dict[Any, Any]] = {
     "crop_seq_to_multiple": {1: True},
 }
 
-FIRST = "feature_extractor.conv_layers.0.0.weight"  # what each of the models has
-NESTED = "w2v_model."  # what fine-tuning puts the encoder's names behind
-UNUSED = (  # pre-training heads, targets and teachers, none of which any layer depends on
+FIRST = "feature_extractor.conv_layers.0.0.weight"  # a weight that all supported models have
+NESTED = "w2v_model."  # prefix of the encoder's weights in fine-tuned models
+UNUSED = (  # pre-training heads, targets and teachers; no layer depends on them
     "mask_emb",
     "label_embs_concat",
     "final_proj.",
@@ -60,11 +60,11 @@ UNUSED = (  # pre-training heads, targets and teachers, none of which any layer 
     "encoder.layer_norm_for_extract.",
     "_ema",
 )
-SPELLINGS = (  # of a normalised weight, by releases of torch
+SPELLINGS = (  # newer and older names in torch of the two parts of weight norm
     ("parametrizations.weight.original0", "weight_g"),
     ("parametrizations.weight.original1", "weight_v"),
 )
-OTHERS = (  # part of a weight's name, whose it is, and what instead
+OTHERS = (  # part of a weight's name, the model family, and advice
     ("vector_quantizer.", "vq-wav2vec", "as converted by s3prl, give it as s3prl:vq_wav2vec@FILE"),
     ("feature_aggregator.", "wav2vec 1.0", "as converted by s3prl, give it as s3prl:wav2vec@FILE"),
     ("middle_encoder.", "multi-resolution HuBERT", "as converted by s3prl, give it as s3prl:multires_hubert_base@FILE"),
@@ -77,10 +77,10 @@ OTHERS = (  # part of a weight's name, whose it is, and what instead
 
 
 def fairseq_name(name: str, layer_norm: bool, batch_norm: bool) -> str:
-    """Name of a weight in fairseq's checkpoints, from that in transformers' models.
+    """Return the name in fairseq's checkpoints of a weight in transformers' models.
 
-    layer_norm: whether every convolution of the feature extractor has one; the first alone has a group norm otherwise.
-    batch_norm: whether the positional convolution has one, in place of weight norm.
+    layer_norm: whether every convolution of the feature extractor has a layer norm; if not, the first has a group norm.
+    batch_norm: whether the positional convolution has a batch norm instead of weight norm.
     """
     rules = (
         (r"(conv_layers\.\d+)\.conv\.", r"\1.0."),
@@ -98,12 +98,13 @@ def fairseq_name(name: str, layer_norm: bool, batch_norm: bool) -> str:
         (r"\.feed_forward\.intermediate_dense\.", ".fc1."),
         (r"\.feed_forward\.output_dense\.", ".fc2."),
     )
-    for pattern, theirs in rules:
-        name = re.sub(pattern, theirs, name)
-    return spelled(name)
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return fairseq_spelling(name)
 
 
-def spelled(name: str) -> str:
+def fairseq_spelling(name: str) -> str:
+    """Return a weight's name with the older names of weight norm, which fairseq's checkpoints have."""
     for new, old in SPELLINGS:
         name = name.replace(new, old)
     return name

@@ -1,4 +1,4 @@
-"""Where the files of a Hugging Face model are: in a folder, in the cache, or on the hub."""
+"""Locate the files of a Hugging Face model: in a folder, in the cache, or on the hub."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ REVISION = re.compile(r"\w[\w.+/-]*")
 
 @dataclass
 class Source:
-    """A model's folder, or its repository on the hub where there is no folder."""
+    """The files of a model: its folder, or its repository on the hub if `folder` is None."""
 
     reference: str
     folder: Path | None
     repository: str = ""
-    revision: str | None = None  # branch, tag or commit; once a file was found, the commit that all others come from
+    revision: str | None = None  # branch, tag or commit; after the first file, the commit of that file
     read: dict[str, Path] = field(default_factory=dict)  # files found so far, by name
 
     def find(self, name: str) -> Path | None:
-        """Path of one of its files, None where it has no such file."""
+        """Return the path of a file, or None if there is no such file."""
         if self.folder is None:
-            path = from_hub(self.repository, name, self.revision)
+            path = hub_file(self.repository, name, self.revision)
             self.revision = commit_of(path) or self.revision
         else:
             path = self.folder / name
-            path = path if os.path.isfile(path) else None  # whatever the name is, which may be a stranger's
+            path = path if os.path.isfile(path) else None  # False for invalid names too, which may be untrusted
         if path is not None:
             self.read[name] = path
         return path
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Content of one of its files, None where it has no such file; raises UpstreamError where that is broken."""
+        """Return the content of a JSON file, None if there is no such file; raises UpstreamError if it is broken."""
         path = self.find(name)
         if path is None:
             return None
@@ -57,7 +57,10 @@ class Source:
         return content
 
     def weights(self) -> Path:
-        """Path of its weights, or of their index if they are in several files; raises UpstreamError without any."""
+        """Return the path of the weights, or of their index if they are in several files.
+
+        Raises UpstreamError if there are none, or if a file of the index is missing.
+        """
         path = next((path for name in WEIGHTS if (path := self.find(name))), None)
         if path is None:
             raise UpstreamError(f"no weights in '{self.reference}'; it must hold one of {', '.join(WEIGHTS)}")
@@ -68,21 +71,21 @@ class Source:
         return path
 
     def origin(self) -> dict[str, str]:
-        """SHA-256 of every file found so far by name, and the commit they come from where that is a repository's."""
-        known = {"revision": self.revision} if self.revision else {}
-        return checkpoints.digests(self.read.values()) | known
+        """Return the SHA-256 of every file found so far, by name, and the commit if the source is a repository."""
+        commit = {"revision": self.revision} if self.revision else {}
+        return checkpoints.digests(self.read.values()) | commit
 
 
 def locate(reference: str) -> Source:
-    """The folder or repository that PATH, ID or ID@REVISION names; raises UpstreamError where it can be neither."""
-    path = checkpoints.expanded(reference)
+    """Return the source named by PATH, ID or ID@REVISION; raises UpstreamError if it is neither folder nor hub id."""
+    path = checkpoints.expanded_path(reference)
     if reference and path.is_dir():
         return Source(reference, path)
     takes = "hf: takes a folder written by save_pretrained, or a hub id"
     if path.is_file():
         raise UpstreamError(f"'{reference}' is a file; {takes}: give its folder, or fairseq:FILE where it is fairseq's")
     name, at, revision = reference.partition("@")
-    if at and checkpoints.expanded(name).is_dir():
+    if at and checkpoints.expanded_path(name).is_dir():
         if revision.lower() == "random":
             raise UpstreamError(f"'{name}' has no revision '{revision}'; its random twin is written {name}@random")
         raise UpstreamError(f"'{name}' is a folder, which has no revisions; give it without '@{revision}'")
@@ -98,12 +101,12 @@ def locate(reference: str) -> Source:
 
 
 def commit_of(path: Path | None) -> str | None:
-    """The commit that a file in the cache, .../snapshots/COMMIT/NAME, is of."""
+    """Return the commit of a file in the cache, .../snapshots/COMMIT/NAME; None for other paths."""
     return path.parent.name if path is not None and path.parent.parent.name == "snapshots" else None
 
 
-def from_hub(repository: str, name: str, revision: str | None) -> Path | None:
-    """Path of a repository's file in the cache, downloaded if need be; None where the repository has no such file."""
+def hub_file(repository: str, name: str, revision: str | None) -> Path | None:
+    """Return the cached path of a repository's file, downloaded if needed; None if there is no such file."""
     from huggingface_hub import errors, try_to_load_from_cache
 
     try:
@@ -112,13 +115,14 @@ def from_hub(repository: str, name: str, revision: str | None) -> Path | None:
         raise UpstreamError(f"'{repository}' is neither a folder nor a hub id like owner/name") from error
     if cached is None:
         return download(repository, name, revision)
-    return Path(cached) if isinstance(cached, str) else None  # else the cache knows that there is no such file
+    # Anything else than a path is the cache's record that there is no such file.
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def download(repository: str, name: str, revision: str | None) -> Path | None:
     from huggingface_hub import errors, hf_hub_download
 
-    if not reachable():
+    if not hub_reachable():
         refuse_unless_cached(repository, revision)
         return None
     try:
@@ -137,14 +141,14 @@ def download(repository: str, name: str, revision: str | None) -> Path | None:
     return None
 
 
-def reachable() -> bool:
-    """Whether the hub may answer; spares a minute of retries where there is no network."""
+def hub_reachable() -> bool:
+    """Return whether the hub can be reached; without a network this avoids a minute of retries."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
     if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
-        return True  # names are resolved by the proxy
+        return True  # the proxy resolves host names
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
     except OSError:
@@ -153,10 +157,10 @@ def reachable() -> bool:
 
 
 def refuse_unless_cached(repository: str, revision: str | None) -> None:
-    """Raise UpstreamError, as the hub is out of reach, unless the cache has the model, if without some file."""
+    """Raise UpstreamError unless the cache has the model's config.json; called when the hub is out of reach."""
     from huggingface_hub import try_to_load_from_cache
 
     if not isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str):
-        what = f"'{repository}'" + (f" at revision '{revision}'" if revision else "")
-        message = f"{what} is no folder and not in the Hugging Face cache, and the hub is out of reach"
+        model = f"'{repository}'" + (f" at revision '{revision}'" if revision else "")
+        message = f"{model} is no folder and not in the Hugging Face cache, and the hub is out of reach"
         raise UpstreamError(f"{message}; download it where there is a network, then give the folder")

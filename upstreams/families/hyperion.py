@@ -1,4 +1,4 @@
-"""Residual x-vectors behind hyperion's features, from its checkpoints or this project's own."""
+"""Residual x-vector networks on hyperion's features, from checkpoints of hyperion or of this project."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from upstreams.base import UpstreamError, valid
-from upstreams.families.hyperion_features import BANDS, HyperionMel, speech, without_mean
+from upstreams.families.hyperion_features import BANDS, HyperionMel, speech_frames, without_mean
 from upstreams.families.residual_xvector import STAGES, ResidualXVector, Shape
-from upstreams.pretraining.masking import gathered
+from upstreams.pretraining.masking import gather_masked
 from upstreams.safety import checkpoints
-from upstreams.safety.allow_list import printable, shown
-from upstreams.safety.strict_loading import DEPTHS, fitting
+from upstreams.safety.allow_list import printable, short_repr
+from upstreams.safety.strict_loading import DEPTHS, strictly_loaded
 
 IN, OUT = "encoder_net.in_block.conv.weight", "classif_net.fc_blocks.0.linear.weight"
-PREFIXES = ("module.", "backbone.")  # before the encoder's names, one after the other
-LEFT_OVER = ("head.", "classif_net.output.", "n_averaged")  # of training
-CAPPED = "bench.capped"  # in our own files: whether activations end at 6
+PREFIXES = ("module.", "backbone.")  # prefixes of the encoder's names in checkpoints, in this order
+LEFT_OVER = ("head.", "classif_net.output.", "n_averaged")  # weights that only training needs
+CAPPED = "bench.capped"  # entry of this project's checkpoints: 1 if activations are ReLU6, 0 if ReLU
 ACTIVATIONS = {"relu": False, "relu6": True}
-CONFIGURED: Mapping[str, tuple[Any, ...]] = {  # what hyperion's model_cfg may say of a network that is built here
+CONFIGURED: Mapping[str, tuple[Any, ...]] = {  # supported values in hyperion's model_cfg
     "class_name": ("ResNetXVector",),
     "resnet_type": ("lresnet34", "lresnet18", "resnet34", "resnet18"),
     "in_channels": (1,),
@@ -45,98 +45,99 @@ CONFIGURED: Mapping[str, tuple[Any, ...]] = {  # what hyperion's model_cfg may s
 
 
 class HyperionNetwork(ResidualXVector):
-    """The x-vector network behind hyperion's features; weights have the names of its backbone."""
+    """The x-vector network on hyperion's features; its weights have the names of hyperion's backbone."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
         self.mel = HyperionMel()
 
     def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mel frames (B, T, 80) without their mean, and how many are valid (B,)."""
+        """Return mean-normalised log-mel frames (B, T, 80) and the number of valid ones (B,)."""
         mel, frames = self.mel(waveforms, lengths)
         return without_mean(mel, frames), frames
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """Embeddings (B, dim) of the frames that hold sound; in training of all, so that a batch stays even."""
+        """Return embeddings (B, dim) of the frames that contain sound; in training, all frames count."""
         mel, frames = self.features(waveforms, lengths)
         if not self.training:
-            kept = speech(waveforms, lengths)
-            frames = kept.sum(1)
-            mel = gathered(mel, kept, int(frames.max()))[0]
+            mask = speech_frames(waveforms, lengths)
+            frames = mask.sum(1)
+            mel = gather_masked(mel, mask, int(frames.max()))[0]
             mel = mel.masked_fill(~valid(frames, mel.shape[1])[:, :, None], 0.0)
         return self.embedding(mel, frames)
 
 
 def network_of(checkpoint: str | Path, random: bool = False) -> HyperionNetwork:
-    """The network in a checkpoint of hyperion's or ours, or only its architecture with random weights.
+    """Return the network in a checkpoint of hyperion or of this project, or its architecture with random weights.
 
-    Raises UpstreamError for a file that is missing, broken, of another model, or whose weights do not all arrive.
+    Raises UpstreamError if the file is missing or broken, holds another model, or its weights do not all fit.
     """
-    path, reference = checkpoints.expanded(str(checkpoint)), printable(str(checkpoint))
-    content = checkpoints.load(path)
+    path, reference = checkpoints.expanded_path(str(checkpoint)), printable(str(checkpoint))
+    content = checkpoints.load_checkpoint(path)
     configured = content.get("model_cfg") if isinstance(content, dict) else None
     if configured is not None:
-        capped = capped_in(configured, reference)
+        capped = caps_activations(configured, reference)
         content = content.get("model_teacher_state_dict", content.get("model_state_dict"))
-    state = checkpoints.renamed(checkpoints.tensors_only(content, path), bare, reference)
+    state = checkpoints.renamed(checkpoints.tensors_only(content, path), backbone_name, reference)
     if configured is None:
-        told = state.pop(CAPPED, torch.tensor(1))
-        if told.numel() != 1 or told.item() not in (0, 1):
+        entry = state.pop(CAPPED, torch.tensor(1))
+        if entry.numel() != 1 or entry.item() not in (0, 1):
             raise UpstreamError(f"{CAPPED} of '{reference}' is neither 0 nor 1; make it anew by bench pretrain dino")
-        capped = bool(told)
+        capped = bool(entry)
     weights = {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
-    shape = shape_in(weights, capped, reference)
-    weights = fitting(weights, lambda: ResidualXVector(shape), "DINO's x-vector", reference)
+    shape = network_shape(weights, capped, reference)
+    weights = strictly_loaded(weights, lambda: ResidualXVector(shape), "DINO's x-vector", reference)
     network = HyperionNetwork(shape)
     if not random:
         network.load_state_dict(weights)
     return network
 
 
-def bare(name: str) -> str:
-    """A weight's name without what training in parallel and DINO put before it."""
+def backbone_name(name: str) -> str:
+    """Return a weight's name without the prefixes added by parallel training and by DINO."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
 
 
-def capped_in(configured: Any, reference: str) -> bool:
-    """Whether a network of this configuration ends its activations at 6; raises UpstreamError where it is of
-    one that is not built here.
+def caps_activations(configured: Any, reference: str) -> bool:
+    """Return whether activations are ReLU6; raises UpstreamError if the configuration is not supported.
 
-    What is not said is taken to be as `CONFIGURED` has it: the weights have to fit.
+    Settings that are absent are assumed to be supported, because the weights must fit the network anyway.
     """
     if not isinstance(configured, dict):
-        raise UpstreamError(f"model_cfg of '{reference}' is {shown(configured)}; it must name the parts of a network")
+        raise UpstreamError(
+            f"model_cfg of '{reference}' is {short_repr(configured)}; it must name the parts of a network"
+        )
     for key, allowed in CONFIGURED.items():
-        if key in configured and shown(configured[key]) not in map(shown, allowed):
-            raise unknown(key, configured[key], allowed, reference)
-    pool = part(configured.get("pool_net"), "pool_type", "mean+stddev")
+        if key in configured and short_repr(configured[key]) not in map(short_repr, allowed):
+            raise unknown_setting(key, configured[key], allowed, reference)
+    pool = part_name(configured.get("pool_net"), "pool_type", "mean+stddev")
     if pool != "mean+stddev":
-        raise unknown("pool_net", pool, ("mean+stddev",), reference)
-    name = part(configured.get("hid_act"), "name", "relu")
+        raise unknown_setting("pool_net", pool, ("mean+stddev",), reference)
+    name = part_name(configured.get("hid_act"), "name", "relu")
     if name not in ACTIVATIONS:
-        raise unknown("hid_act", name, tuple(ACTIVATIONS), reference)
+        raise unknown_setting("hid_act", name, tuple(ACTIVATIONS), reference)
     return ACTIVATIONS[name]
 
 
-def part(told: Any, key: str, usual: str) -> str:
-    """The name of a part of a network, which stands alone or among its arguments."""
-    found = told.get(key, usual) if isinstance(told, dict) else told
-    return usual if told is None else found if isinstance(found, str) else shown(found)
+def part_name(setting: Any, key: str, default: str) -> str:
+    """Return the name of a part of a network, which is the setting itself or its entry `key`."""
+    name = setting.get(key, default) if isinstance(setting, dict) else setting
+    return default if setting is None else name if isinstance(name, str) else short_repr(name)
 
 
-def unknown(key: str, value: Any, allowed: tuple[Any, ...], reference: str) -> UpstreamError:
-    told = printable(value) if isinstance(value, str) else shown(value)
-    known = " or ".join(map(str, allowed))
-    return UpstreamError(f"model_cfg of '{reference}' has {key} {told}, which is not built here; it may be {known}")
+def unknown_setting(key: str, value: Any, allowed: tuple[Any, ...], reference: str) -> UpstreamError:
+    text = printable(value) if isinstance(value, str) else short_repr(value)
+    supported = " or ".join(map(str, allowed))
+    return UpstreamError(f"model_cfg of '{reference}' has {key} {text}, which is not supported; it may be {supported}")
 
 
-def shape_in(weights: Mapping[str, Tensor], capped: bool, reference: str) -> Shape:
-    """Shapes that the weights in a checkpoint speak of; raises UpstreamError where they are of no such network."""
+def network_shape(weights: Mapping[str, Tensor], capped: bool, reference: str) -> Shape:
+    """Infer the architecture from the weights in a checkpoint; raises UpstreamError if they are of another network."""
     first, last = weights.get(IN, torch.empty(0)), weights.get(OUT, torch.empty(0))
-    found = [re.match(r"encoder_net\.layer([1-4])\.([0-9]+)\.", name) for name in weights]
-    blocks = tuple(len({each[2] for each in found if each and each[1] == str(n + 1)}) for n in range(STAGES))
+    matches = [re.match(r"encoder_net\.layer([1-4])\.([0-9]+)\.", name) for name in weights]
+    blocks = tuple(len({match[2] for match in matches if match and match[1] == str(n + 1)}) for n in range(STAGES))
     if first.ndim == 4 and last.ndim == 2 and len(first) and all(depth in DEPTHS for depth in blocks):
         for stride in CONFIGURED["in_stride"]:
             shape = Shape(len(first), blocks, len(last), BANDS, stride, capped)
@@ -148,7 +149,7 @@ def shape_in(weights: Mapping[str, Tensor], capped: bool, reference: str) -> Sha
     )
 
 
-def exported(network: ResidualXVector) -> dict[str, Tensor]:
-    """Weights by hyperion's names, and what they do not say, as `network_of` reads them."""
+def network_state(network: ResidualXVector) -> dict[str, Tensor]:
+    """Return the state dict of a checkpoint that `network_of` reads: weights by hyperion's names, and CAPPED."""
     weights = {f"{PREFIXES[1]}{name}": tensor for name, tensor in network.state_dict().items()}
     return {**weights, CAPPED: torch.tensor(int(network.shape.capped))}

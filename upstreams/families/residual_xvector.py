@@ -1,4 +1,4 @@
-"""Residual x-vector networks (He et al., 2016; Villalba et al., 2020), as hyperion builds and names them."""
+"""Residual x-vector networks (He et al., 2016; Villalba et al., 2020), with the layout and weight names of hyperion."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor, nn
 
 from upstreams.base import valid
 
-STAGES = 4  # of residual blocks; each but the first halves time and frequency, and doubles the channels
-LEAST = 1e-5  # variance over time
+STAGES = 4  # stages of residual blocks; each but the first halves time and frequency and doubles the channels
+LEAST = 1e-5  # lower limit of the variance over time
 
 
 class Shape(NamedTuple):
-    """What a network's weights are shaped by, and what it does that they do not tell.
+    """The architecture of a network.
 
-    channels: of the first stage. blocks: of each stage. dim: of the embedding. bands: of its input. stride: of the
-    first convolution. capped: whether activations end at 6.
+    channels: channels of the first stage. blocks: number of residual blocks of each stage. dim: size of the embedding.
+    bands: mel bands of the input. stride: stride of the first convolution. capped: whether activations are ReLU6, not
+    ReLU; the weights do not show this.
     """
 
     channels: int
@@ -30,12 +31,12 @@ class Shape(NamedTuple):
 
     @property
     def hops(self) -> tuple[int, ...]:
-        """Input frames from one frame to the next, of the first convolution and of each stage."""
+        """The hop, in input frames, of the first convolution and of each stage."""
         return (self.stride, *(self.stride << stage for stage in range(STAGES)))
 
     @property
     def width(self) -> int:
-        """Channels times bands, the same after each stage."""
+        """Channels times bands, which is the same after each stage."""
         return self.channels * (self.bands // self.stride)
 
 
@@ -48,19 +49,19 @@ def convolution(before: int, after: int, size: int = 3, stride: int = 1) -> nn.C
 
 
 class InBlock(nn.Module):
-    """The first convolution."""
+    """The first convolution with its norm and activation."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.conv, self.bn = convolution(1, shape.channels, stride=shape.stride), nn.BatchNorm2d(shape.channels)
         self.act = activation(shape.capped)
 
-    def forward(self, maps: Tensor, kept: Tensor | None) -> Tensor:
+    def forward(self, maps: Tensor, mask: Tensor | None) -> Tensor:
         return self.act(self.bn(self.conv(maps)))
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around which the input passes, through one of its own where shapes change."""
+    """Two convolutions with a residual connection, which has a convolution where the shape changes."""
 
     def __init__(self, before: int, after: int, stride: int, capped: bool) -> None:
         super().__init__()
@@ -71,16 +72,19 @@ class ResidualBlock(nn.Module):
         if stride != 1 or before != after:
             self.downsample = nn.Sequential(convolution(before, after, 1, stride), nn.BatchNorm2d(after))
 
-    def forward(self, maps: Tensor, kept: Tensor | None) -> Tensor:
-        """Maps (B, C, F, T), silent beyond each clip, to maps that need not be; kept (B, 1, 1, T'): frames of these."""
-        inner = silent(self.act(self.bn1(self.conv1(maps))), kept)
-        around = maps if self.downsample is None else self.downsample(maps)
-        return self.act(self.bn2(self.conv2(inner)) + around)
+    def forward(self, maps: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the output maps (B, C', F', T'), not masked, for maps (B, C, F, T) that are zero after each clip.
+
+        mask: the valid frames (B, 1, 1, T') of the output, or None if all are valid.
+        """
+        inner = zero_padding(self.act(self.bn1(self.conv1(maps))), mask)
+        shortcut = maps if self.downsample is None else self.downsample(maps)
+        return self.act(self.bn2(self.conv2(inner)) + shortcut)
 
 
-def silent(maps: Tensor, kept: Tensor | None) -> Tensor:
-    """Zero beyond each clip: what a convolution sees behind the end of one that nothing is batched with."""
-    return maps if kept is None else maps.masked_fill(~kept, 0.0)
+def zero_padding(maps: Tensor, mask: Tensor | None) -> Tensor:
+    """Set maps to zero after the end of each clip, as a convolution pads a clip that is alone in its batch."""
+    return maps if mask is None else maps.masked_fill(~mask, 0.0)
 
 
 class ResNet(nn.Module):
@@ -97,26 +101,26 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.ModuleList([first, *rest]))
 
     def forward(self, mel: Tensor, frames: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Maps (B, C, F, T) of the first convolution and each stage, zero beyond their frames (B,), with these.
+        """Return the maps (B, C, F, T) and frame counts (B,) of the first convolution and of each stage.
 
-        mel: (B, T, bands), zero beyond its frames (B,).
+        Maps are zero after their last frame. mel: (B, T, bands), zero after its `frames` (B,).
         """
         maps = mel.transpose(1, 2)[:, None]
-        found: list[tuple[Tensor, Tensor]] = []
+        outputs: list[tuple[Tensor, Tensor]] = []
         for stage, hop in enumerate(self.hops):
-            counts, size = after(frames, hop), -(-mel.shape[1] // hop)
-            kept = None if bool((counts == size).all()) else valid(counts, size)[:, None, None]
+            counts, size = frames_after(frames, hop), -(-mel.shape[1] // hop)
+            mask = None if bool((counts == size).all()) else valid(counts, size)[:, None, None]
             for block in self.stage(stage):
-                maps = silent(block(maps, kept), kept)
-            found.append((maps, counts))
-        return found
+                maps = zero_padding(block(maps, mask), mask)
+            outputs.append((maps, counts))
+        return outputs
 
     def stage(self, number: int) -> Sequence[nn.Module]:
-        """Blocks of a stage from 1 on; 0 is the first convolution."""
+        """Return the blocks of stage `number`, from 1 to 4; stage 0 is the first convolution."""
         return [*cast(nn.ModuleList, getattr(self, f"layer{number}"))] if number else [self.in_block]
 
     def start(self) -> None:
-        """Draw convolutions anew (He et al., 2015); norms and what they have seen as they begin."""
+        """Initialise convolutions at random (He et al., 2015), and reset norms and their running statistics."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -124,26 +128,26 @@ class ResNet(nn.Module):
                 module.reset_parameters()
 
 
-def after(frames: Tensor, hop: int) -> Tensor:
-    """How many frames convolutions of stride `hop` make of `frames` (B,)."""
+def frames_after(frames: Tensor, hop: int) -> Tensor:
+    """Return the number of output frames (B,) of convolutions with total stride `hop` for `frames` (B,) inputs."""
     return (frames + hop - 1) // hop
 
 
 def flattened(maps: Tensor) -> Tensor:
-    """(B, C, F, T) to (B, C * F, T)."""
+    """Reshape maps (B, C, F, T) to (B, C * F, T)."""
     return maps.flatten(1, 2)
 
 
-def statistics(frames: Tensor, counts: Tensor) -> Tensor:
-    """Mean and standard deviation over time (B, 2 D) of frames (B, D, T), of which counts (B,) are valid."""
-    kept, number = valid(counts, frames.shape[2])[:, None], counts[:, None]
-    mean = frames.masked_fill(~kept, 0.0).sum(2) / number
-    variance = (frames - mean[:, :, None]).square().masked_fill(~kept, 0.0).sum(2) / number
+def statistics_pooling(frames: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean and standard deviation over time (B, 2 D) of the first `counts` (B,) of frames (B, D, T)."""
+    mask, number = valid(counts, frames.shape[2])[:, None], counts[:, None]
+    mean = frames.masked_fill(~mask, 0.0).sum(2) / number
+    variance = (frames - mean[:, :, None]).square().masked_fill(~mask, 0.0).sum(2) / number
     return torch.cat([mean, variance.clamp(min=LEAST).sqrt()], dim=1)
 
 
 class Affine(nn.Module):
-    """The embedding: a linear layer and its norm, without an activation."""
+    """The layer that computes the embedding: a linear layer and a batch norm, without an activation."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -154,7 +158,7 @@ class Affine(nn.Module):
 
 
 class Embedding(nn.Module):
-    """All that is left of a classifier: its first affine layer."""
+    """The first affine layer of hyperion's classifier; the other layers are not needed."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -165,7 +169,7 @@ class Embedding(nn.Module):
 
 
 class ResidualXVector(nn.Module):
-    """The network from log-mel frames to an embedding of the clip."""
+    """The network that maps log-mel frames to an embedding of the clip."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -175,7 +179,7 @@ class ResidualXVector(nn.Module):
         self.classif_net = Embedding(2 * shape.width, shape.dim)
 
     def embedding(self, mel: Tensor, frames: Tensor) -> Tensor:
-        """(B, dim) of (B, T, bands), zero beyond its frames (B,)."""
+        """Return the embeddings (B, dim) of mel (B, T, bands), which is zero after its `frames` (B,)."""
         maps, counts = self.encoder_net(mel, frames)[-1]
         with torch.autocast(mel.device.type, enabled=False):
-            return self.classif_net(statistics(flattened(maps).float(), counts))
+            return self.classif_net(statistics_pooling(flattened(maps).float(), counts))

@@ -1,6 +1,7 @@
 """Upstreams of s3prl's hub (Yang et al., 2021, "SUPERB"), built by s3prl's own code from a checkpoint.
 
-s3prl loads leniently here and there, and says nothing of what it leaves out; here all weights arrive, or it is told.
+s3prl loads some checkpoints leniently and does not report unused or missing weights. Here, a checkpoint is refused
+unless all of its weights are loaded.
 """
 
 from __future__ import annotations
@@ -18,68 +19,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from upstreams.arguments import arguments_of
+from upstreams.arguments import parse_arguments
 from upstreams.base import Upstream, UpstreamError
 from upstreams.families import huggingface, s3prl_bridge
-from upstreams.families.s3prl_encoder import S3prl, hidden_states, noise
-from upstreams.families.s3prl_entries import HubEntry
+from upstreams.families.s3prl_encoder import S3prl, hidden_states, probe_noise
+from upstreams.families.s3prl_entries import HubEntry, s3prl_entries
 from upstreams.families.waveform_encoders import fold_weight_norm
 from upstreams.safety import checkpoints
-from upstreams.safety.allow_list import listed, misfits, printable, shown
-from upstreams.safety.weight_coverage import Arrivals, recorded
+from upstreams.safety.allow_list import describe_misfits, printable, short_list, short_repr
+from upstreams.safety.weight_coverage import WeightCoverage, record_coverage
 
-warnings.filterwarnings("ignore", module=r"s3prl\.")  # its ways of calling torch are deprecated
+warnings.filterwarnings("ignore", module=r"s3prl\.")  # it uses deprecated functions of torch
 
 HUGGING_FACE = {"hf_hubert": "hubert", "hf_wav2vec2": "wav2vec2"}  # model_type by family
-FOLDERS = {"roberta": "vq-wav2vec_kmeans.pt and vq_wav2vec_kmeans_roberta.pt"}  # files of one reference by family
+FOLDERS = {"roberta": "vq-wav2vec_kmeans.pt and vq_wav2vec_kmeans_roberta.pt"}  # required files by family
 NO_OPTIONS = ("ckpt", "refresh", "legacy", "fairseq", "hooks", "hook_postprocess")
-UNUSED = {  # of a family's checkpoints: heads of pre-training, or what is converted; all but the parts named here
+UNUSED = {  # pattern of weights in a family's checkpoints that may stay unused: everything except the parts named here
     "byol_a": r"^(?!.*\bfc\.|.*\bfeatures\.)",
     "cpc": r"^(?!gEncoder\.|gAR\.)",
     "decoar": r"^(?!post_extract_proj\.|forward_lstm\.|backward_lstm\.)",
     "decoar2": r"^(?!post_extract_proj\.|encoder\.)",
     "decoar_layers": r"^(?!post_extract_proj\.|forward_lstm\.|backward_lstm\.)",
-    "passt": r"^(?!blocks\.|norm\.)",  # its patches and positions are fitted to the window
+    "passt": r"^(?!blocks\.|norm\.)",  # its patch and position embeddings are resized to the window
     "lighthubert": r"^(?!feature_extractor\.|post_extract_proj\.|encoder\.|layer_norm\.)",
 }
-CONFIGURED = {  # where a family's checkpoints say whether their input is to be normalised
+CONFIGURED = {  # the key of a family's checkpoints that says whether the input is normalised
     **dict.fromkeys(("hubert", "wav2vec2", "data2vec", "multires_hubert"), "task_cfg"),
     **dict.fromkeys(("wavlm", "unispeech_sat"), "cfg"),
 }
-DERIVED = {  # of a family's models: what is computed from weights that did arrive
+DERIVED = {  # pattern of a family's parameters that are computed from other weights
     "ast": r"\.pos_embed$|\.patch_embed\.proj\.",
     "ssast": r"\.pos_embed$|\.patch_embed\.proj\.",
 }
 HINTS = {"ast": "; s3prl puts a random head on its class token: write ?feature_selection=hidden_states"}
 
 
-def load(rest: str, random: bool = False) -> Upstream:
-    """The upstream that NAME, NAME@CHECKPOINT or NAME@CHECKPOINT?option=value names; its weights re-drawn if `random`.
+def load(reference: str, random: bool = False) -> Upstream:
+    """Load the upstream NAME, NAME@CHECKPOINT or NAME@CHECKPOINT?option=value; random: with weights drawn anew.
 
-    Raises UpstreamError where s3prl has no such entry, it cannot run here, or weights do not all arrive in it.
+    Raises UpstreamError if s3prl has no such entry, if it cannot run here, or if not all weights can be loaded.
     """
-    path, _, query = rest.partition("?")
-    name, at, given = path.partition("@")
-    entry = known(name)
-    checkpoint = found(entry, given) if at else None
+    path, _, query = reference.partition("?")
+    name, at, file = path.partition("@")
+    entry = runnable_entry(name)
+    checkpoint = require_checkpoint(entry, file) if at else None
     if entry.needs_checkpoint and checkpoint is None:
         raise UpstreamError(f"'s3prl:{name}' comes without weights; write s3prl:{name}@CHECKPOINT")
-    options = arguments_of(query, signed(name), f"s3prl:{path}")
-    chosen = files_among(options)
-    options |= {key: str(path) for key, path in chosen.items()}
-    with s3prl_bridge.told(f"'s3prl:{path}' does not run"):
-        expert, digests = built(entry, checkpoint, options, list(chosen.values()))
-        expert = settled(redrawn(expert, name) if random else expert)
+    options = parse_arguments(query, options_signature(name), f"s3prl:{path}")
+    files = file_options(options)
+    options |= {key: str(path) for key, path in files.items()}
+    with s3prl_bridge.translated_errors(f"'s3prl:{path}' does not run"):
+        expert, digests = build_expert(entry, checkpoint, options, list(files.values()))
+        expert = cleaned_expert(randomized_expert(expert, name) if random else expert)
         refuse_not_finite(expert, f"s3prl:{path}")
-        settings = {**options, **{key: path.name for key, path in chosen.items()}}
+        settings = {**options, **{key: path.name for key, path in files.items()}}
         upstream = S3prl(expert, {"name": name, "options": settings, "files": sorted(digests.values())})
     upstream.origin = digests
     return upstream
 
 
-def known(name: str) -> HubEntry:
-    """An entry of s3prl's hub that can run here; raises UpstreamError for any other name."""
-    entries = s3prl_bridge.entries()
+def runnable_entry(name: str) -> HubEntry:
+    """Return the entry of s3prl's hub with a name; raises UpstreamError if there is none or if it cannot run here."""
+    entries = s3prl_entries()
     if not entries:
         raise UpstreamError("s3prl is not installed; pip install s3prl==0.4.18")
     before, colon, file = name.partition(":")
@@ -94,73 +95,80 @@ def known(name: str) -> HubEntry:
     return entries[name]
 
 
-def found(entry: HubEntry, given: str) -> Path:
-    """The file or folder of a checkpoint; raises UpstreamError where there is none, or the entry wants none."""
-    path, told = checkpoints.expanded(given).absolute(), printable(given)
+def require_checkpoint(entry: HubEntry, file: str) -> Path:
+    """Return the file or folder of a checkpoint; raises UpstreamError if it is missing or if the entry takes none."""
+    path, text = checkpoints.expanded_path(file).absolute(), printable(file)
     if not entry.needs_checkpoint and not entry.url:
-        raise UpstreamError(f"'s3prl:{entry.name}' has no weights to load; drop '@{told}'")
+        raise UpstreamError(f"'s3prl:{entry.name}' has no weights to load; drop '@{text}'")
     if entry.family in HUGGING_FACE and not path.is_dir():
-        other = "" if path.exists() else f", or write hf:{told}"
-        raise UpstreamError(f"no folder '{told}'; give the folder written by save_pretrained{other}")
+        other = "" if path.exists() else f", or write hf:{text}"
+        raise UpstreamError(f"no folder '{text}'; give the folder written by save_pretrained{other}")
     if entry.family in FOLDERS and not path.is_dir():
-        raise UpstreamError(f"no folder '{told}'; give the folder that holds {FOLDERS[entry.family]}")
-    if not given or not (path.is_file() or (path.is_dir() and (entry.url or entry.family in HUGGING_FACE))):
-        raise UpstreamError(f"no file '{told}'; a reference is s3prl:{entry.name}@CHECKPOINT")
+        raise UpstreamError(f"no folder '{text}'; give the folder that holds {FOLDERS[entry.family]}")
+    if not file or not (path.is_file() or (path.is_dir() and (entry.url or entry.family in HUGGING_FACE))):
+        raise UpstreamError(f"no file '{text}'; a reference is s3prl:{entry.name}@CHECKPOINT")
     return path
 
 
-def files_among(options: dict[str, Any]) -> dict[str, Path]:
-    """Options that name a file; raises UpstreamError for those that name a device, which may have no end."""
-    paths = {key: checkpoints.expanded(value) for key, value in options.items() if isinstance(value, str)}
+def file_options(options: dict[str, Any]) -> dict[str, Path]:
+    """Return the options that name a file; raises UpstreamError for devices, which may never end."""
+    paths = {key: checkpoints.expanded_path(value) for key, value in options.items() if isinstance(value, str)}
     for key, path in paths.items():
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise UpstreamError(f"no file '{printable(str(path))}', which option '{key}' names; give a regular file")
     return {key: path for key, path in paths.items() if path.is_file()}
 
 
-def signed(name: str) -> Callable[..., Any]:
-    """A function whose parameters are an entry's options: those of its builder, and of the class behind that."""
-    builder = getattr(s3prl_bridge.hub(), name)
+def options_signature(name: str) -> Callable[..., Any]:
+    """Return a function whose parameters are the options of an entry, from its builder and its expert class."""
+    builder = getattr(s3prl_bridge.import_hub(), name)
     expert = builder.__globals__.get("_UpstreamExpert", builder)
-    both = [*inspect.signature(builder).parameters.values(), *inspect.signature(expert.__init__).parameters.values()]
-    options = {each.name: each for each in both if each.default is not each.empty and each.name not in NO_OPTIONS}
+    parameters = [
+        *inspect.signature(builder).parameters.values(),
+        *inspect.signature(expert.__init__).parameters.values(),
+    ]
+    options = {p.name: p for p in parameters if p.default is not p.empty and p.name not in NO_OPTIONS}
 
     def accept() -> None: ...
 
-    named = [each.replace(kind=each.KEYWORD_ONLY) for each in options.values()]
-    accept.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
+    keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in options.values()]
+    accept.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
     return accept
 
 
-def built(
-    entry: HubEntry, checkpoint: Path | None, options: dict[str, Any], more: list[Path]
+def build_expert(
+    entry: HubEntry, checkpoint: Path | None, options: dict[str, Any], option_files: list[Path]
 ) -> tuple[nn.Module, dict[str, str]]:
-    """What s3prl builds, in eval mode, and the digests of the files that it read; more: those that options name.
+    """Return the expert that s3prl builds, in eval mode, and the digests of the files that it read.
 
-    Raises UpstreamError where weights do not all arrive.
+    option_files: files that options name. Raises UpstreamError if not all weights are loaded.
     """
-    twin = hugging_face(entry, checkpoint) if checkpoint and entry.family in HUGGING_FACE else None
-    first = [str(checkpoint)] if entry.needs_checkpoint else []
+    twin = hugging_face_upstream(entry, checkpoint) if checkpoint and entry.family in HUGGING_FACE else None
+    positional = [str(checkpoint)] if entry.needs_checkpoint else []
     contents: list[Any] = []
-    with recorded() as arrivals:
+    with record_coverage() as coverage:
         try:
-            with s3prl_bridge.opened(checkpoint) as opened, redirect_stderr(io.StringIO()), standing_for_itself(twin):
-                contents, files = opened.loaded, opened.files
-                expert = getattr(s3prl_bridge.hub(), entry.name)(*first, **options).eval().float()
+            with (
+                s3prl_bridge.s3prl_build(checkpoint) as record,
+                redirect_stderr(io.StringIO()),
+                from_pretrained_returning(twin),
+            ):
+                contents, files = record.loaded, record.files
+                expert = getattr(s3prl_bridge.import_hub(), entry.name)(*positional, **options).eval().float()
         except UpstreamError as error:
-            refuse_misfits(entry, contents, arrivals, None)  # names them, where that is what went wrong
-            raise UpstreamError(f"{error}{another(entry, contents, error.__cause__)}") from error
+            refuse_misfits(entry, contents, coverage, None)  # names misfitting weights if they are the cause
+            raise UpstreamError(f"{error}{other_family_hint(entry, contents, error.__cause__)}") from error
     if twin is not None:
         return expert, dict(twin.origin)
-    refuse_misfits(entry, contents, arrivals, expert)
+    refuse_misfits(entry, contents, coverage, expert)
     for content in contents:
-        refuse_unsaid(entry, content)
-    more += [checkpoint] if checkpoint and checkpoint.is_file() else []
-    return expert, checkpoints.digests([*files.values(), *more])
+        refuse_unclear_input(entry, content)
+    option_files += [checkpoint] if checkpoint and checkpoint.is_file() else []
+    return expert, checkpoints.digests([*files.values(), *option_files])
 
 
-def hugging_face(entry: HubEntry, folder: Path) -> Upstream:
-    """A folder's model; raises UpstreamError for what s3prl overlooks: other models, weights left random."""
+def hugging_face_upstream(entry: HubEntry, folder: Path) -> Upstream:
+    """Return the model in a folder; raises UpstreamError for what s3prl ignores: other model types, missing weights."""
     twin = huggingface.load(str(folder))
     kind = getattr(getattr(getattr(twin, "model", None), "config", None), "model_type", None)
     if kind != HUGGING_FACE[entry.family]:
@@ -169,10 +177,10 @@ def hugging_face(entry: HubEntry, folder: Path) -> Upstream:
 
 
 @contextmanager
-def standing_for_itself(twin: Upstream | None) -> Iterator[None]:
-    """Within it, `from_pretrained` of a model's class gives that model.
+def from_pretrained_returning(twin: Upstream | None) -> Iterator[None]:
+    """Make `from_pretrained` of a model's class return that model within the context.
 
-    Of itself it would go by the folder's config.json, which may name code on the hub to compute attention with.
+    The original function reads the folder's config.json, which may name code on the hub that computes attention.
     """
     if twin is None:
         yield
@@ -185,48 +193,49 @@ def standing_for_itself(twin: Upstream | None) -> Iterator[None]:
         del kind.from_pretrained
 
 
-def another(entry: HubEntry, contents: list[Any], cause: BaseException | None) -> str:
-    """What to add to an error where s3prl sought in vain for a part of a checkpoint."""
+def other_family_hint(entry: HubEntry, contents: list[Any], cause: BaseException | None) -> str:
+    """Return a hint for an error that was caused by a key missing from a checkpoint, otherwise ""."""
     if not isinstance(cause, KeyError) or not contents or not isinstance(contents[0], dict):
         return ""
-    return f"; the file, which holds {listed(map(str, contents[0]))}, may be of another family than {entry.family}"
+    return f"; the file, which holds {short_list(map(str, contents[0]))}, may be of another family than {entry.family}"
 
 
-def refuse_unsaid(entry: HubEntry, content: Any) -> None:
-    """Raises UpstreamError where a checkpoint says nothing of normalising its input, or is of another rate.
+def refuse_unclear_input(entry: HubEntry, content: Any) -> None:
+    """Raise UpstreamError if a checkpoint does not say whether its input is normalised, or has another sampling rate.
 
-    Released base models of WavLM say nothing, and mean False; those with layer norms throughout mean True, and say it.
+    Released base models of WavLM do not say it and mean False; models with layer norms throughout say True.
     """
     place = CONFIGURED.get(entry.family, "task_cfg")
     settings = content.get(place) if isinstance(content, dict) else None
     settings = settings if isinstance(settings, dict) else {}
     base = place == "cfg" and settings.get("extractor_mode") != "layer_norm"
     if entry.family in CONFIGURED and not isinstance(settings.get("normalize", False if base else None), bool):
-        told = f"the checkpoint of 's3prl:{entry.name}' does not say whether its input is normalised"
-        raise UpstreamError(f"{told}; set 'normalize' to True or False in its {place}")
+        problem = f"the checkpoint of 's3prl:{entry.name}' does not say whether its input is normalised"
+        raise UpstreamError(f"{problem}; set 'normalize' to True or False in its {place}")
     if (rate := settings.get("sample_rate", 16_000)) != 16_000:
-        told = f"the checkpoint of 's3prl:{entry.name}' has the sample_rate {shown(rate)}"
-        raise UpstreamError(f"{told}, where s3prl's models hear 16000 Hz; give one of 16000 Hz")
+        problem = f"the checkpoint of 's3prl:{entry.name}' has the sample_rate {short_repr(rate)}"
+        raise UpstreamError(f"{problem}, where s3prl's models take 16000 Hz; give one of 16000 Hz")
 
 
-def refuse_misfits(entry: HubEntry, contents: list[Any], arrivals: Arrivals, expert: nn.Module | None) -> None:
+def refuse_misfits(entry: HubEntry, contents: list[Any], coverage: WeightCoverage, expert: nn.Module | None) -> None:
+    """Raise UpstreamError for weights that are missing, unused or of another shape, except those allowed by family."""
     unused, derived = (patterns.get(entry.family, "^$") for patterns in (UNUSED, DERIVED))
-    missing = [name for name in arrivals.missing(expert) if not re.search(derived, name)]
-    surplus = [name for content in contents for name in arrivals.unused(content) if not re.search(unused, name)]
+    missing = [name for name in coverage.missing(expert) if not re.search(derived, name)]
+    surplus = [name for content in contents for name in coverage.unused(content) if not re.search(unused, name)]
     if expert is not None and missing:
-        missing = relevant(expert, missing)
-    told = misfits(missing, surplus, arrivals.misshapen, arrivals.unlike)
-    if told:
+        missing = used_parameters(expert, missing)
+    problem = describe_misfits(missing, surplus, coverage.misshapen, coverage.unlike)
+    if problem:
         hint = HINTS.get(entry.family, "")
-        raise UpstreamError(f"weights of the checkpoint do not fit 's3prl:{entry.name}', {told}{hint}")
+        raise UpstreamError(f"weights of the checkpoint do not fit 's3prl:{entry.name}', {problem}{hint}")
 
 
-def relevant(expert: nn.Module, names: list[str]) -> list[str]:
-    """Those of the expert's parameters that a hidden state depends on; all names where that cannot be told."""
+def used_parameters(expert: nn.Module, names: list[str]) -> list[str]:
+    """Return the named parameters that a hidden state depends on; all names if gradients cannot be computed."""
     floats = [(name, tensor) for name, tensor in expert.named_parameters() if tensor.is_floating_point()]
     parameters = {name: tensor.requires_grad_() for name, tensor in floats if name in names}
     with torch.enable_grad():
-        total = sum(state.sum() for state in hidden_states(expert, noise(1, 16_000)))
+        total = sum(state.sum() for state in hidden_states(expert, probe_noise(1, 16_000)))
     if not (isinstance(total, Tensor) and total.requires_grad and parameters):
         return names
     grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
@@ -235,13 +244,14 @@ def relevant(expert: nn.Module, names: list[str]) -> list[str]:
 
 
 def refuse_not_finite(expert: nn.Module, reference: str) -> None:
+    """Raise UpstreamError if weights or buffers are NaN or infinite."""
     broken = checkpoints.not_finite(expert.state_dict())
     if broken:
-        raise UpstreamError(f"weights of '{reference}' are NaN or infinite: {listed(broken)}; download them again")
+        raise UpstreamError(f"weights of '{reference}' are NaN or infinite: {short_list(broken)}; download them again")
 
 
-def settled(expert: nn.Module) -> nn.Module:
-    """Without the checkpoint that some models keep beside their weights, memory of the last clip, and weight norms."""
+def cleaned_expert(expert: nn.Module) -> nn.Module:
+    """Remove, in place, checkpoints that some models keep, states kept from the last clip, and weight norms."""
     for module in expert.modules():
         vars(module).pop("all_states", None)
         if hasattr(module, "keepHidden"):
@@ -250,8 +260,8 @@ def settled(expert: nn.Module) -> nn.Module:
     return expert
 
 
-def redrawn(expert: nn.Module, name: str) -> nn.Module:
-    """The model with weights drawn as s3prl's own `randomize` draws them."""
+def randomized_expert(expert: nn.Module, name: str) -> nn.Module:
+    """Draw the model's weights anew, in place, as s3prl's `randomize` does; raises UpstreamError if it has none."""
     if not any(True for _ in expert.parameters()):
         raise UpstreamError(f"no random twin of 's3prl:{name}', which has no weights; drop '@random'")
     from s3prl.nn.upstream import randomize_upstream

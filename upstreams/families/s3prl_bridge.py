@@ -1,7 +1,7 @@
-"""What lets s3prl 0.4.18 be imported and build its upstreams under today's torch, safely and offline.
+"""Import s3prl 0.4.18 and build its upstreams with a current torch, safely and offline.
 
-s3prl calls functions that torchaudio dropped in 2.9, evaluates text out of checkpoints, opens pickles without a rule
-and downloads whatever is not there. While `opened`, it does none of these; its own files are left as they are.
+s3prl calls functions that torchaudio removed in 2.9, evaluates text from checkpoints, opens pickles without restriction
+and downloads missing files. Within `s3prl_build` it does none of these. The files of s3prl are not modified.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ from torch import Tensor
 
 from upstreams import torchaudio_guard
 from upstreams.base import UpstreamError
-from upstreams.families.hub import reachable
-from upstreams.families.s3prl_entries import entries as entries
+from upstreams.families.hub import hub_reachable
 from upstreams.families.s3prl_entries import import_timm
 from upstreams.safety import checkpoints
-from upstreams.safety.build_limits import Allowance, counted
+from upstreams.safety.build_limits import Allowance, count_construction
 
 KALDI = re.compile(r"torchaudio\.compliance\.kaldi\.(fbank|mfcc|spectrogram)")
 
 
 @dataclass
-class Opened:
-    """What s3prl read while it built an entry: the files, and what each of them held."""
+class BuildRecord:
+    """The files that s3prl read while it built an entry, their contents, and the errors that it may have caught."""
 
     checkpoint: Path | None
     files: dict[str, Path] = field(default_factory=dict)  # by name
@@ -50,59 +49,59 @@ class Opened:
     allowance: Allowance = field(default_factory=Allowance)
 
     def spend(self, elements: int) -> None:
-        """As that of the allowance, but s3prl cannot catch it for good."""
-        with remembered():
+        """Spend from the allowance and record a refusal, so that it is raised even if s3prl catches it."""
+        with recording_refusals():
             self.allowance.spend(elements)
 
 
-_opened: list[Opened] = []
+_builds: list[BuildRecord] = []
 
 
 @cache
-def hub() -> ModuleType:
-    """`s3prl.hub`, which has a builder by the name of every entry; raises UpstreamError where it cannot be imported."""
+def import_hub() -> ModuleType:
+    """Import and patch `s3prl.hub`, which has one builder per entry; raises UpstreamError if that fails."""
     torchaudio_guard.guard()
     paths = list(sys.path)
-    with told("s3prl cannot be imported"), quiet(), torchaudio_guard.before_2_9():
+    with translated_errors("s3prl cannot be imported"), s3prl_quiet(), torchaudio_guard.before_2_9():
         download = importlib.import_module("s3prl.util.download")
         original = vars(download)["_urls_to_filepaths"]
-        find = finder(original)
-        vars(download).update(_urls_to_filepaths=find, urls_to_filepaths=find)  # before anyone imports it by name
+        find = file_finder(original)
+        vars(download).update(_urls_to_filepaths=find, urls_to_filepaths=find)  # before other modules import it by name
         module = importlib.import_module("s3prl.hub")
-        for name, each in list(sys.modules.items()):
+        for name, loaded in list(sys.modules.items()):
             if name.startswith(("s3prl.upstream.", "s3prl.downstream.")):
-                tame(name, each, original, find)
-    sys.path[:] = paths  # as setuptools adds its own when pkg_resources is imported
+                patch_module(name, loaded, original, find)
+    sys.path[:] = paths  # importing pkg_resources adds the paths of setuptools
     return module
 
 
-def tame(name: str, module: ModuleType, original: Callable[..., Any], find: Callable[..., Any]) -> None:
-    """Take from a module of s3prl what it must not do with a stranger's checkpoint, and what would keep us waiting."""
-    own = vars(module)
-    if own.get("_urls_to_filepaths") is original:
-        own["_urls_to_filepaths"] = find
-    if isinstance(own.get("device"), torch.device):  # builds where a GPU is, wherever the model is to be
-        own["device"] = torch.device("cpu")
-    if "get_sinusoid_table" in own:
-        own["get_sinusoid_table"] = sinusoids
-    if "compute_timestamp_stats" in own:
-        own["compute_timestamp_stats"] = spread(own["compute_timestamp_stats"])
-    if not name.endswith(".expert") and name != "s3prl.upstream.interfaces":  # these evaluate constants of s3prl's
-        own["eval"] = evaluate
+def patch_module(name: str, module: ModuleType, original: Callable[..., Any], find: Callable[..., Any]) -> None:
+    """Replace functions of an s3prl module that are unsafe with untrusted checkpoints, fail, or are very slow."""
+    names = vars(module)
+    if names.get("_urls_to_filepaths") is original:
+        names["_urls_to_filepaths"] = find
+    if isinstance(names.get("device"), torch.device):  # s3prl builds on a GPU if there is one
+        names["device"] = torch.device("cpu")
+    if "get_sinusoid_table" in names:
+        names["get_sinusoid_table"] = sinusoid_table
+    if "compute_timestamp_stats" in names:
+        names["compute_timestamp_stats"] = positive_deviation(names["compute_timestamp_stats"])
+    if not name.endswith(".expert") and name != "s3prl.upstream.interfaces":  # these evaluate constants of s3prl
+        names["eval"] = evaluate_literal
 
 
 @cache
-def sinusoids(size: int) -> Tensor:
-    """Positions of TERA and its kin, (24000, size): s3prl's table, which takes it 10 s to fill number by number."""
-    if _opened:
-        _opened[-1].spend(8 * 24_000 * size)  # in numbers of 4 bytes, with those on the way
+def sinusoid_table(size: int) -> Tensor:
+    """Return the sinusoidal positions (24000, size) of TERA and related models; s3prl's own loop takes 10 s."""
+    if _builds:
+        _builds[-1].spend(8 * 24_000 * size)  # elements of 4 bytes, including intermediate arrays
     columns = np.arange(size)
     angles = np.arange(24_000)[:, None] / np.power(10_000, 2 * (columns // 2) / size)
     return torch.from_numpy(np.where(columns % 2, np.cos(angles), np.sin(angles)).astype(np.float32))
 
 
-def spread(statistics: Callable[[Tensor], list[float]]) -> Callable[[Tensor], list[float]]:
-    """Mean and standard deviation as BYOL-S takes them, but never 0, by which it would divide silence."""
+def positive_deviation(statistics: Callable[[Tensor], list[float]]) -> Callable[[Tensor], list[float]]:
+    """Wrap the function that gives BYOL-S its mean and standard deviation, so that silence has no deviation of 0."""
 
     def positive(features: Tensor) -> list[float]:
         mean, deviation = statistics(features)
@@ -111,36 +110,36 @@ def spread(statistics: Callable[[Tensor], list[float]]) -> Callable[[Tensor], li
     return positive
 
 
-def evaluate(text: str) -> Any:
-    """What `eval` is to s3prl: the value of literals, and the front ends of Kaldi by name; nothing else runs."""
-    wanted = KALDI.fullmatch(text) if isinstance(text, str) else None
-    if wanted:
-        return getattr(importlib.import_module("torchaudio.compliance.kaldi"), wanted.group(1))
-    with remembered():
-        return checkpoints.literal(text)
+def evaluate_literal(text: str) -> Any:
+    """Replace `eval` in s3prl: return the value of a literal, or a front end of Kaldi by name; run nothing else."""
+    match = KALDI.fullmatch(text) if isinstance(text, str) else None
+    if match:
+        return getattr(importlib.import_module("torchaudio.compliance.kaldi"), match.group(1))
+    with recording_refusals():
+        return checkpoints.literal_value(text)
 
 
 @contextmanager
-def remembered() -> Iterator[None]:
-    """Remembers what is raised within."""
+def recording_refusals() -> Iterator[None]:
+    """Record every UpstreamError raised within the context."""
     try:
         yield
     except UpstreamError as error:
-        raise refused(error) from error
+        raise record_refusal(error) from error
 
 
-def refused(error: UpstreamError) -> UpstreamError:
-    """Remembers an error, as s3prl catches many and raises one that says less."""
-    if _opened:
-        _opened[-1].refusals.append(error)
+def record_refusal(error: UpstreamError) -> UpstreamError:
+    """Record an error in the current build and return it; s3prl catches errors and raises less specific ones."""
+    if _builds:
+        _builds[-1].refusals.append(error)
     return error
 
 
-def finder(original: Callable[..., Any]) -> Callable[..., Any]:
-    """What stands for s3prl's downloads: the file that the user gave, or the one downloaded before."""
+def file_finder(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a replacement for s3prl's downloads that returns the user's file, or the one downloaded before."""
 
     def find(*urls: str, refresh: bool = False, download: bool = True) -> Any:
-        if not _opened:
+        if not _builds:
             return original(*urls, refresh=refresh, download=download)
         paths = [str(file_for(str(url), original)) for url in urls]
         return paths if len(paths) > 1 else paths[0]
@@ -149,109 +148,111 @@ def finder(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def file_for(url: str, original: Callable[..., Any]) -> Path:
-    now, name = _opened[-1], unquote(Path(urlsplit(url).path).name)
-    if now.checkpoint is None:
+    """Return the local file that replaces a URL in the current build; raises UpstreamError if it is missing."""
+    record, name = _builds[-1], unquote(Path(urlsplit(url).path).name)
+    if record.checkpoint is None:
         path = downloaded(url, original)
-    elif now.checkpoint.is_dir():
-        path = now.checkpoint / name
+    elif record.checkpoint.is_dir():
+        path = record.checkpoint / name
     else:
-        path = now.checkpoint
+        path = record.checkpoint
     if not path.is_file():
-        raise refused(UpstreamError(f"no file '{path}'; download it from {url}"))
-    if path in now.files.values() and name not in now.files:
-        both = " and ".join((*now.files, name))
-        raise refused(UpstreamError(f"it reads several files, {both}; give the folder that holds them"))
-    now.files[name] = path
+        raise record_refusal(UpstreamError(f"no file '{path}'; download it from {url}"))
+    if path in record.files.values() and name not in record.files:
+        both = " and ".join((*record.files, name))
+        raise record_refusal(UpstreamError(f"it reads several files, {both}; give the folder that holds them"))
+    record.files[name] = path
     return path
 
 
 def downloaded(url: str, original: Callable[..., Any]) -> Path:
-    """Path of s3prl's own copy of a file, which is downloaded where there is none and the network answers."""
+    """Return the path of s3prl's copy of a file, downloaded if needed; raises UpstreamError if that fails."""
     path = Path(original(url, download=False))
     if not path.is_file():
         advice = f"download it from {url} and give the file as s3prl:NAME@CHECKPOINT"
-        if not reachable():
-            raise refused(UpstreamError(f"no checkpoint is given, and the network is out of reach; {advice}"))
+        if not hub_reachable():
+            raise record_refusal(UpstreamError(f"no checkpoint is given, and the network is out of reach; {advice}"))
         try:
             original(url)
         except Exception as error:
-            raise refused(UpstreamError(f"its checkpoint cannot be downloaded ({error}); {advice}")) from error
+            raise record_refusal(UpstreamError(f"its checkpoint cannot be downloaded ({error}); {advice}")) from error
     return path
 
 
 @contextmanager
-def opened(checkpoint: Path | None) -> Iterator[Opened]:
-    """Within it, an entry of `hub` is built from a checkpoint, or a folder of several files, and from nothing else.
+def s3prl_build(checkpoint: Path | None) -> Iterator[BuildRecord]:
+    """Let s3prl build an entry of its hub from a checkpoint, or a folder of several files, and from no other files.
 
-    Whatever s3prl raises becomes one UpstreamError. Without a checkpoint, the entry's own download is used.
+    Every error of s3prl is raised as one UpstreamError. Without a checkpoint, the entry's own download is used.
     """
-    hub()
-    now = Opened(checkpoint)
-    _opened.append(now)
+    import_hub()
+    record = BuildRecord(checkpoint)
+    _builds.append(record)
     place = f"s3prl cannot build it from '{checkpoint}'" if checkpoint else "s3prl cannot build it"
     try:
         with (
-            told(place, now),
-            quiet(),
-            generators_kept(),
+            translated_errors(place, record),
+            s3prl_quiet(),
+            generators_preserved(),
             torchaudio_guard.before_2_9(),
-            checkpoints.only_safe(),
-            reading(now),
+            checkpoints.safe_loading(),
+            recording_loads(record),
         ):
             import_timm()
-            with counted(now.spend):
-                yield now
-            if now.refusals:  # which s3prl caught, to go on without
-                raise now.refusals[0]
+            with count_construction(record.spend):
+                yield record
+            if record.refusals:  # s3prl caught the error and continued
+                raise record.refusals[0]
     finally:
-        _opened.pop()
+        _builds.pop()
 
 
 @contextmanager
-def reading(now: Opened) -> Iterator[None]:
-    """Keeps what s3prl loads, and keeps transformers from looking elsewhere for what a folder lacks."""
+def recording_loads(record: BuildRecord) -> Iterator[None]:
+    """Record what s3prl loads with torch.load; with a checkpoint, switch the Hugging Face hub off."""
     from huggingface_hub import constants
 
     load, offline, optimizers = torch.load, constants.HF_HUB_OFFLINE, sys.modules.get("optimizers")
 
-    def recorded(file: Any, *args: Any, **kwargs: Any) -> Any:
-        with remembered():
+    def load_and_record(file: Any, *args: Any, **kwargs: Any) -> Any:
+        with recording_refusals():
             content = load(file, *args, **kwargs)
-            now.allowance.add(content)
-        if isinstance(file, (str, Path)) and Path(file) not in now.files.values():
-            now.files[Path(file).name] = Path(file)
-        now.loaded.append(content)
+            record.allowance.add(content)
+        if isinstance(file, (str, Path)) and Path(file) not in record.files.values():
+            record.files[Path(file).name] = Path(file)
+        record.loaded.append(content)
         return content
 
-    vars(torch)["load"], constants.HF_HUB_OFFLINE = recorded, offline or now.checkpoint is not None
+    vars(torch)["load"], constants.HF_HUB_OFFLINE = load_and_record, offline or record.checkpoint is not None
     try:
         yield
     finally:
         vars(torch)["load"], constants.HF_HUB_OFFLINE = load, offline
-        sys.modules.pop("optimizers", None)  # s3prl leaves its own under this name when it fails
+        sys.modules.pop("optimizers", None)  # s3prl leaves its own module under this name when it fails
         if optimizers is not None:
             sys.modules["optimizers"] = optimizers
 
 
 @contextmanager
-def told(place: str, now: Opened | None = None) -> Iterator[None]:
-    """Turns whatever s3prl raises or exits with into one sentence."""
+def translated_errors(place: str, record: BuildRecord | None = None) -> Iterator[None]:
+    """Raise every error or exit of s3prl as an UpstreamError of one sentence, or as the first recorded refusal."""
     try:
         yield
     except (Exception, SystemExit) as error:
-        if now and now.refusals:
-            raise now.refusals[0] from error
+        if record and record.refusals:
+            raise record.refusals[0] from error
         if isinstance(error, UpstreamError):
-            if now is None and str(error).startswith(("it ", "its ")):
+            if record is None and str(error).startswith(("it ", "its ")):
                 raise UpstreamError(f"{place}: {error}") from error
             raise
-        raise UpstreamError(f"{place}: {explained(error)}") from error
+        raise UpstreamError(f"{place}: {explain(error)}") from error
 
 
-def explained(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
+    """Return one sentence about an error of s3prl."""
     if isinstance(error, ModuleNotFoundError):
         return f"it needs the package '{error.name}', which is not installed"
-    while isinstance(error.__context__, Exception) and "NOT loaded" in str(error):  # says nothing of the cause
+    while isinstance(error.__context__, Exception) and "NOT loaded" in str(error):  # the cause is in the context
         error = error.__context__
     kind = type(error).__name__
     if "alloc_cpu.cpp" in str(error) or isinstance(error, MemoryError):
@@ -267,19 +268,19 @@ def explained(error: BaseException) -> str:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
-    """Leaves the generators of Python and numpy as they are; s3prl draws from them even where nothing is dropped."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+def generators_preserved() -> Iterator[None]:
+    """Restore the global generators of Python and numpy afterwards; s3prl draws from them even without dropout."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         yield
     finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps s3prl's announcements off the terminal; importing it must not set up logging for everybody."""
+def s3prl_quiet() -> Iterator[None]:
+    """Suppress s3prl's output, warnings and logging, and restore the handlers of the root logger afterwards."""
     root, level = logging.getLogger(), logging.root.manager.disable
     handlers = list(root.handlers)
     logging.disable(logging.CRITICAL)

@@ -1,8 +1,8 @@
-"""A model of s3prl's (Yang et al., 2021, "SUPERB") as an upstream: all its hidden states, at their own pace.
+"""A model of s3prl (Yang et al., 2021, "SUPERB") as an upstream: all its hidden states, at their own frame rate.
 
-Lengths are those that the model itself gives a clip, where s3prl repeats its last frame to fill up to
-ceil(samples / hop). That rule is kept only for models whose frames do not come at one pace, such as SSAST, which sees
-a clip in windows whose frames do not fill their last hop.
+The number of frames is that of the model itself, whereas s3prl repeats the last frame up to ceil(samples / hop) frames.
+That rule is applied only to models without a constant frame rate, such as SSAST, which splits a clip into windows and
+drops the end of each window.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from upstreams.base import Features, Upstream, UpstreamError, by_length
-from upstreams.contract.probe_signals import difference, plural
-from upstreams.families.s3prl_bridge import generators_kept
+from upstreams.contract.probe_signals import plural, relative_difference
+from upstreams.families.s3prl_bridge import generators_preserved
 
 SHORTEST = 800  # samples; s3prl extends shorter clips
 COSTLY = (F.linear, F.conv1d, F.conv2d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm)
-EXACT = 1e-4  # relative to a layer's largest value, as the contract has it
+EXACT = 1e-4  # relative to a layer's largest value, as in the contract
 
 
 class S3prl(Upstream):
-    """All hidden states of a model of s3prl's, in its order; layers of a coarser rate are repeated to the finest.
+    """All hidden states of a model of s3prl, in its order; layers with a lower frame rate are repeated to the highest.
 
-    expert: what s3prl's hub builds: clips, a list of (S,), to {"hidden_states": sequence of (B, T, D)}.
-    identity: what of it changes features besides weights, as JSON values.
-    Raises UpstreamError where layers differ in width, or their rates are no multiples of each other.
+    expert: the module that s3prl's hub builds; it maps clips, a list of (S,), to {"hidden_states": [(B, T, D), ...]}.
+    identity: settings besides weights that change features, as JSON values.
+    Raises UpstreamError if layers differ in width, or if their frame rates are not multiples of each other.
     """
 
     stable_name = "upstreams.s3prl_encoder:S3prl"
@@ -42,15 +42,15 @@ class S3prl(Upstream):
         rates = expert.get_downsample_rates("hidden_states")  # type: ignore[operator]
         declared = int(rates if isinstance(rates, int) else min(rates))
         if not 1 <= declared <= 10 * 16_000:
-            raise UpstreamError(f"its hop is said to be {declared} samples, where 1 to 160000 make sense")
+            raise UpstreamError(f"its declared hop is {declared} samples; it must be from 1 to 160000")
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self.shortest, states = first_states(expert)
-            self.repeats, self.layers, self.dim = repeats(states), len(states), width(states)
+            self.repeats, self.layers, self.dim = repeat_factors(states), len(states), common_width(states)
             alone = self.joined(states)
             count = self.blank_count if self.blank_count(16_000) == alone.shape[1] else self.count
-            self.hop, self.window = pace(cache(count), declared, self.shortest)
+            self.hop, self.window = hop_and_window(cache(count), declared, self.shortest)
             if not alone.isfinite().all():
-                raise UpstreamError("it makes NaN or infinity of noise; look at its configuration")
+                raise UpstreamError("its features for noise are NaN or infinite; check its configuration")
             self.together = self.exact_together(alone[0])
 
     def settings(self) -> dict[str, object]:
@@ -60,19 +60,20 @@ class S3prl(Upstream):
         return by_length(self.encode, waveforms, lengths, self.frame_lengths(lengths))
 
     def encode(self, clips: Tensor) -> Tensor:
-        """Clips without padding, (N, S), to frames (N, T, L, D), T being what `frame_lengths` says."""
+        """Return frames (N, T, L, D) of clips (N, S) without padding; T is given by `frame_lengths`."""
         needed = max(self.window, self.shortest)
         count = int(self.frame_lengths(torch.tensor(clips.shape[1])))
         longer = F.pad(clips, (0, max(needed - clips.shape[1], 0)))
         if self.together:
-            return filled(self.stacked(longer), count)
-        return filled(torch.cat([self.stacked(clip) for clip in longer.split(1)]), count)
+            return fill_frames(self.stacked(longer), count)
+        return fill_frames(torch.cat([self.stacked(clip) for clip in longer.split(1)]), count)
 
     def stacked(self, clips: Tensor) -> Tensor:
-        """All the frames that the model gives clips (N, S), as (N, T, L, D)."""
+        """Return all frames of the model for clips (N, S), as (N, T, L, D)."""
         return self.joined(hidden_states(self.expert, clips))
 
     def joined(self, states: Sequence[Tensor]) -> Tensor:
+        """Repeat frames of layers with a lower rate and stack all layers, (N, T, L, D)."""
         finest = [
             state.repeat_interleave(n, 1) if n > 1 else state for state, n in zip(states, self.repeats, strict=True)
         ]
@@ -80,120 +81,134 @@ class S3prl(Upstream):
         return torch.stack([state[:, :size].float() for state in finest], dim=2)
 
     def count(self, samples: int) -> int:
-        return self.stacked(noise(1, samples)).shape[1]
+        return self.stacked(probe_noise(1, samples)).shape[1]
 
     def blank_count(self, samples: int) -> int:
-        with Blank():
+        with ShapesOnly():
             return self.count(samples)
 
     def exact_together(self, alone: Tensor) -> bool:
-        """Whether clips of the same length do not change one another; alone: what one second of noise gives."""
-        clip = noise(1, 16_000)
-        return difference(self.stacked(torch.cat([clip, 2 * clip.flip(1)]))[0], alone) <= EXACT
+        """Return whether clips in one batch do not influence each other; alone: frames of one second of noise."""
+        clip = probe_noise(1, 16_000)
+        return relative_difference(self.stacked(torch.cat([clip, 2 * clip.flip(1)]))[0], alone) <= EXACT
 
 
-class Blank(TorchFunctionMode):
-    """Within it products and convolutions give zeros, at next to no cost, as there are as many frames of anything."""
+class ShapesOnly(TorchFunctionMode):
+    """Let products and convolutions return zeros within the context, to count frames at almost no cost."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in COSTLY:
             return func(*args, **(kwargs or {}))
-        like = next(each for each in (*args, *(kwargs or {}).values()) if isinstance(each, Tensor))
-        return torch.zeros(func(*map(shape, args), **{k: shape(v) for k, v in (kwargs or {}).items()}).shape).to(like)
+        like = next(value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor))
+        return torch.zeros(
+            func(*map(without_content, args), **{k: without_content(v) for k, v in (kwargs or {}).items()}).shape
+        ).to(like)
 
 
-def shape(value: Any) -> Any:
-    """A tensor without its content, which nothing can be computed of but shapes."""
+def without_content(value: Any) -> Any:
+    """Move a tensor to the meta device, so that only shapes are computed; return other values unchanged."""
     return value.to("meta") if isinstance(value, Tensor) else value
 
 
-def noise(clips: int, samples: int) -> Tensor:
-    """The same noise each time, (N, S), other clips being other noise."""
+def probe_noise(clips: int, samples: int) -> Tensor:
+    """Return Gaussian noise (N, S) from a fixed seed."""
     return 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(0))
 
 
 def hidden_states(expert: nn.Module, clips: Tensor) -> list[Tensor]:
-    with generators_kept():
+    """Return the hidden states, (N, T, D) each, of clips (N, S)."""
+    with generators_preserved():
         return list(expert(list(clips))["hidden_states"])
 
 
 def first_states(expert: nn.Module) -> tuple[int, list[Tensor]]:
-    """The shortest length that a model takes, in samples from 0.05 s up, and its states (1, T, D) for one second."""
-    states = hidden_states(expert, noise(1, 16_000))
+    """Return the shortest accepted length, in samples and at least 0.05 s, and the states (1, T, D) for one second."""
+    states = hidden_states(expert, probe_noise(1, 16_000))
     for samples in (SHORTEST, 1_600, 3_200, 6_400):
         try:
-            with Blank():
-                shorter = hidden_states(expert, noise(1, samples))
+            with ShapesOnly():
+                shorter = hidden_states(expert, probe_noise(1, samples))
             if min(state.shape[1] for state in shorter) > 0:
                 return samples, states
-        except (RuntimeError, ValueError, AssertionError, IndexError):  # what models raise for want of a frame
+        except (RuntimeError, ValueError, AssertionError, IndexError):  # raised if a clip has not one frame
             continue
     return 16_000, states
 
 
-def repeats(states: Sequence[Tensor]) -> list[int]:
-    """How many frames of the finest layer each layer's frame stands for."""
+def repeat_factors(states: Sequence[Tensor]) -> list[int]:
+    """Return, for each layer, how often its frames are repeated to match the layer with the most frames.
+
+    Raises UpstreamError if the numbers of frames are not multiples of each other.
+    """
     counts = [state.shape[1] for state in states]
-    found = [round(max(counts) / count) for count in counts]
-    if any(abs(max(counts) - count * times) > times for count, times in zip(counts, found, strict=True)):
-        raise UpstreamError(f"its layers have {differing(counts)} frames for one second, which are no whole multiples")
-    return found
+    factors = [round(max(counts) / count) for count in counts]
+    if any(abs(max(counts) - count * times) > times for count, times in zip(counts, factors, strict=True)):
+        raise UpstreamError(
+            f"its layers have {distinct_text(counts)} frames for one second, which are not multiples of each other"
+        )
+    return factors
 
 
-def width(states: Sequence[Tensor]) -> int:
+def common_width(states: Sequence[Tensor]) -> int:
+    """Return the width of all layers; raises UpstreamError if they differ."""
     widths = [state.shape[2] for state in states]
     if len(set(widths)) > 1:
-        raise UpstreamError(f"its layers are {differing(widths)} wide; a weighted sum of layers needs them all equal")
+        raise UpstreamError(
+            f"its layers are {distinct_text(widths)} wide; a weighted sum of layers needs them all equal"
+        )
     return widths[0]
 
 
-def differing(values: Sequence[int]) -> str:
+def distinct_text(values: Sequence[int]) -> str:
     return ", ".join(map(str, sorted(set(values))[:-1])) + f" and {max(values)}"
 
 
-def pace(count: Callable[[int], int], declared: int, shortest: int) -> tuple[int, int]:
-    """Hop and window of a model's frames, found by counting them; `declared` and 1 where they come at no one pace.
+def hop_and_window(count: Callable[[int], int], declared: int, shortest: int) -> tuple[int, int]:
+    """Measure hop and window of a model by counting frames; return `declared` and 1 if the frame rate is not constant.
 
-    count: frames of a clip by its samples. declared: the hop that s3prl says, which is 320 for a family whatever the
-    strides of its convolutions are.
+    count: maps a number of samples to a number of frames. declared: the hop that s3prl states; for some families it is
+    320 whatever the strides of the convolutions are.
     """
 
     def agreed(hop: int, window: int) -> list[bool]:
-        """Whether another frame begins where it should, at rising lengths up to the first misfit."""
+        """Return, for increasing lengths up to the first mismatch, whether the next frame begins where expected."""
         least = (shortest - window) // hop + 1
         frames = sorted({max(round(seconds * 16_000 / hop), least, 1) for seconds in (0.1, 0.6, 2.1)})
-        found = [True]
-        while found[-1] and frames:
+        matches = [True]
+        while matches[-1] and frames:
             k = frames.pop(0)
-            found.append(count(window + k * hop - 1) == k and count(window + k * hop) == k + 1)
-        return found[1:]
+            matches.append(count(window + k * hop - 1) == k and count(window + k * hop) == k + 1)
+        return matches[1:]
 
     for window in (400, 1):
-        found = agreed(declared, window)
-        if all(found):
+        matches = agreed(declared, window)
+        if all(matches):
             return declared, window
-        if len(found) > 2:  # two frames begin where they should, so no other pace fits either
-            return in_windows(count, declared)
+        if len(matches) > 2:  # two lengths match, so no other constant rate fits either
+            return declared_hop_and_window(count, declared)
     start = max(4_000, shortest)
     first = next_frame(count, start, declared)
     hop = next_frame(count, first, declared) - first
     window = first - count(start) * hop
     if all(agreed(hop, window)):
         return hop, max(window, 1)
-    return in_windows(count, declared)
+    return declared_hop_and_window(count, declared)
 
 
-def in_windows(count: Callable[[int], int], declared: int) -> tuple[int, int]:
-    """Hop and window of frames that come at no one pace; raises UpstreamError where they are not about as declared."""
+def declared_hop_and_window(count: Callable[[int], int], declared: int) -> tuple[int, int]:
+    """Return `declared` and 1, for frames without a constant rate.
+
+    Raises UpstreamError if the number of frames for one second is not near the declared rate.
+    """
     if not declared / 1.5 < 16_000 / count(16_000) < declared * 1.5:
         raise UpstreamError(
-            f"it gives {plural(count(16_000), 'frame')} for one second, where its hop is said to be {declared}"
+            f"it gives {plural(count(16_000), 'frame')} for one second, but its declared hop is {declared}"
         )
     return declared, 1
 
 
 def next_frame(count: Callable[[int], int], start: int, guess: int) -> int:
-    """The first length over `start` that has more frames, in samples; guess: about how far that is."""
+    """Return the shortest length above `start`, in samples, with more frames; guess: the expected distance."""
     before, low, high = count(start), start, start + guess
     if count(high) > before and count(high - 1) == before:
         return high
@@ -205,11 +220,11 @@ def next_frame(count: Callable[[int], int], start: int, guess: int) -> int:
     return high
 
 
-def filled(frames: Tensor, count: int) -> Tensor:
-    """The first `count` of frames (N, T, L, D), the last one repeated where there are fewer, as s3prl does."""
+def fill_frames(frames: Tensor, count: int) -> Tensor:
+    """Return the first `count` of frames (N, T, L, D); if there are fewer, repeat the last one, as s3prl does."""
     lacking = count - frames.shape[1]
     if lacking > frames.shape[1]:
         raise UpstreamError(
-            f"it gives {plural(frames.shape[1], 'frame')} where its rate promises {count}; it cannot be used"
+            f"it gives {plural(frames.shape[1], 'frame')}, but its frame rate implies {count}; it cannot be used"
         )
     return torch.cat([frames, frames[:, -1:].expand(-1, lacking, -1, -1)], 1) if lacking > 0 else frames[:, :count]

@@ -1,4 +1,4 @@
-"""The upstreams of s3prl's hub, known without importing s3prl or torch: their names, and why some cannot run here."""
+"""Names of the upstreams in s3prl's hub, and why some cannot run here, without importing s3prl or torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-GIVEN = ("_local", "_url", "_gdriveid", "_custom")  # how s3prl names what takes a checkpoint
+CHECKPOINT_SUFFIXES = ("_local", "_url", "_gdriveid", "_custom")  # suffixes of entries that take a checkpoint
 SCORES = "it gives a score or phone posteriors of another upstream, which is no encoder; name that upstream instead"
 TIMM = "it needs timm 0.4.5: pip install --no-deps timm==0.4.5"
 REASONS = {
-    "example": "it is s3prl's template for an upstream of one's own; write path/file.py:function instead",
+    "example": "it is s3prl's template for a new upstream; write path/file.py:function instead",
     "mos_prediction": SCORES,
     "timit_phone": SCORES,
 }
-PACKAGES = {  # what a family or an entry imports that s3prl does not install
+PACKAGES = {  # package, release and advice by family or entry, for packages that s3prl does not install
     "ast": ("timm", "0.4.5", TIMM),
     "ssast": ("timm", "0.4.5", TIMM),
     "byol_s_cvt": ("einops", "", "it needs einops: pip install einops"),
@@ -31,7 +31,7 @@ PACKAGES = {  # what a family or an entry imports that s3prl does not install
 
 
 class HubEntry(NamedTuple):
-    """An upstream of s3prl's hub, known without importing s3prl; reason says why it cannot run here, "" if it can."""
+    """An upstream of s3prl's hub; reason says why it cannot run here, "" if it can."""
 
     name: str
     family: str  # its folder in s3prl
@@ -41,47 +41,54 @@ class HubEntry(NamedTuple):
 
 
 @cache
-def entries() -> dict[str, HubEntry]:
-    """Every upstream of s3prl's hub by name; empty where s3prl is not installed."""
+def s3prl_entries() -> dict[str, HubEntry]:
+    """Return every upstream of s3prl's hub by name, an empty dict if s3prl is not installed."""
     spec = importlib.util.find_spec("s3prl")
     if spec is None or spec.origin is None:
         return {}
     root = Path(spec.origin).parent
-    found: dict[str, HubEntry] = {}
-    for node in parsed(root / "hub.py"):
+    by_name: dict[str, HubEntry] = {}
+    for node in parsed_statements(root / "hub.py"):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.endswith(".hubconf"):
             parts = node.module.split(".")[1:]
-            every = entries_of(root.joinpath(*parts).with_suffix(".py"), parts[-2])
+            entries = entries_of(root.joinpath(*parts).with_suffix(".py"), parts[-2])
             wanted = [alias.name for alias in node.names]
-            found |= {each.name: each for each in every if "*" in wanted or each.name in wanted}
-    return dict(sorted(found.items()))
+            by_name |= {entry.name: entry for entry in entries if "*" in wanted or entry.name in wanted}
+    return dict(sorted(by_name.items()))
 
 
-def parsed(path: Path) -> list[ast.stmt]:
+def parsed_statements(path: Path) -> list[ast.stmt]:
     return ast.parse(path.read_text(encoding="utf-8")).body
 
 
 def entries_of(path: Path, family: str) -> list[HubEntry]:
-    found = []
-    for node in parsed(path):
+    """Return the entries that a hubconf.py of s3prl defines or imports, read from its syntax tree."""
+    entries = []
+    for node in parsed_statements(path):
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             required = len(node.args.args) > len(node.args.defaults)
-            found.append(entry(node.name, family, required or node.name.endswith(GIVEN)))
+            entries.append(hub_entry(node.name, family, required or node.name.endswith(CHECKPOINT_SUFFIXES)))
         if isinstance(node, ast.ImportFrom):
             names = [alias.asname or alias.name for alias in node.names]
-            found += [entry(name, family, True) for name in names if name.endswith(GIVEN) and not name.startswith("_")]
-    return found
+            entries += [
+                hub_entry(name, family, True)
+                for name in names
+                if name.endswith(CHECKPOINT_SUFFIXES) and not name.startswith("_")
+            ]
+    return entries
 
 
-def entry(name: str, family: str, needs_checkpoint: bool) -> HubEntry:
+def hub_entry(name: str, family: str, needs_checkpoint: bool) -> HubEntry:
     url = not needs_checkpoint and family not in ("baseline", "example")
-    return HubEntry(name, family, needs_checkpoint, url, REASONS.get(family) or missing(family) or missing(name))
+    return HubEntry(
+        name, family, needs_checkpoint, url, REASONS.get(family) or missing_package(family) or missing_package(name)
+    )
 
 
 @cache
-def missing(what: str) -> str:
-    """Why a family or an entry cannot run for want of a package, "" where there is nothing wanting."""
-    package, release, advice = PACKAGES.get(what, ("", "", ""))
+def missing_package(name: str) -> str:
+    """Return advice if a package that a family or an entry needs is missing or of another release, otherwise ""."""
+    package, release, advice = PACKAGES.get(name, ("", "", ""))
     if not package:
         return ""
     if importlib.util.find_spec(package) is None:
@@ -90,12 +97,13 @@ def missing(what: str) -> str:
 
 
 def import_timm() -> None:
-    """Import timm 0.4.5 without its data sets, which need torchvision and a torch of 2021; models do not."""
-    if missing("ssast") or "timm" in sys.modules:
+    """Import timm 0.4.5 without its data sets, which need torchvision and a torch of 2021; its models do not."""
+    if missing_package("ssast") or "timm" in sys.modules:
         return
     root = Path(importlib.util.find_spec("timm").origin).parent  # type: ignore[union-attr, arg-type]
     data = ModuleType("timm.data")
-    vars(data).update(runpy.run_path(str(root / "data" / "constants.py")))  # all that its models want of timm.data
+    # The models import only these constants from timm.data.
+    vars(data).update(runpy.run_path(str(root / "data" / "constants.py")))
     sys.modules["timm.data"] = data
     try:
         importlib.import_module("timm")

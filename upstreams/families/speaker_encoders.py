@@ -1,7 +1,7 @@
-"""Networks that make one embedding of a clip, such as x-vectors, around SpeechBrain's modules.
+"""Networks that compute one embedding per clip, such as x-vectors, built from SpeechBrain's modules.
 
-Clips of the same length are encoded together: convolutions that reflect, squeeze-and-excitation and attention over time
-would otherwise see the padding.
+Only clips of the same length are encoded together, because convolutions with reflection padding,
+squeeze-and-excitation and attention over time would otherwise see the batch padding.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch.nn import functional as F
 
 from upstreams.base import Features, Upstream, by_length
 
-POOLING: dict[str, Callable[[Any], nn.Module]] = {  # the part of each network that makes one vector of all frames
+POOLING: dict[str, Callable[[Any], nn.Module]] = {  # the part of each network that pools all frames into one vector
     "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN": lambda network: network.asp,
     "speechbrain.lobes.models.ResNet.ResNet": lambda network: network.attention,
     "speechbrain.lobes.models.Xvector.Xvector": lambda network: network.blocks[-2],
 }
-OFFSET = 1e-5  # that pooling adds to deviations
-LONGEST = 100  # seconds that may be needed at least
+OFFSET = 1e-5  # added to standard deviations by pooling
+LONGEST = 100  # upper limit, in seconds, of the shortest accepted clip
 
 
 class SpeakerEncoder(Upstream):
-    """One layer: the frames that pooling makes a vector of; `summarize` gives the embedding, before any classifier.
+    """The only layer is the input of the pooling; `summarize` returns the embedding, before any classifier.
 
-    features: SpeechBrain's Fbank. normalization: (N, T, C) to the same. network: to embeddings, of a class in POOLING.
-    described: what they were built from: "network" is its class, "arguments" and "features" are by name.
-    Raises RuntimeError where the parts do not fit together.
+    features: SpeechBrain's Fbank. normalization: maps (N, T, C) to the same shape. network: maps these to embeddings;
+    its class is a key of POOLING. described: "network" is the name of the class, "arguments" and "features" hold the
+    arguments of network and Fbank by name. Raises RuntimeError if the parts do not fit together.
     """
 
     stable_name = "upstreams.speaker_encoders:SpeakerEncoder"
@@ -44,16 +44,16 @@ class SpeakerEncoder(Upstream):
         if hasattr(self.pooling(), "return_std"):
             network.blocks[-2] = Statistics()
         self.sample_rate = int(features.compute_STFT.sample_rate)
-        every = int(features.compute_STFT.hop_length)
-        self.hop = every * math.prod(described["arguments"].get("strides", [1]))
-        self.shortest = every * max(1, *(reflected(module) for module in network.modules()))
-        self.dim = self.tried()
+        mel_hop = int(features.compute_STFT.hop_length)
+        self.hop = mel_hop * math.prod(described["arguments"].get("strides", [1]))
+        self.shortest = mel_hop * max(1, *(reflection_padding(module) for module in network.modules()))
+        self.dim = self.probed_dim()
 
-    def tried(self) -> int:
-        """Channels of the frames of a short clip."""
+    def probed_dim(self) -> int:
+        """Encode a short silent clip and return the number of channels; raises RuntimeError for unexpected frames."""
         samples = self.shortest + self.hop
         if samples > LONGEST * self.sample_rate:
-            raise RuntimeError(f"it takes clips of {samples / self.sample_rate:.0f} seconds and more only")
+            raise RuntimeError(f"it only takes clips of {samples / self.sample_rate:.0f} seconds and more")
         self.eval()
         with torch.no_grad():
             frames, _ = self.encode(torch.zeros(1, samples))
@@ -71,34 +71,34 @@ class SpeakerEncoder(Upstream):
         return by_length(lambda clips: self.encode(clips)[0], waveforms, lengths, self.frame_lengths(lengths))
 
     def summarize(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """The embedding, (B, 1, E)."""
-        once = torch.ones_like(lengths)
-        return by_length(lambda clips: self.encode(clips)[1], waveforms, lengths, once).frames[:, 0]
+        """Return the embeddings, (B, 1, E)."""
+        ones = torch.ones_like(lengths)
+        return by_length(lambda clips: self.encode(clips)[1], waveforms, lengths, ones).frames[:, 0]
 
     def encode(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (N, T, 1, C) and embeddings (N, 1, 1, E) of clips (N, S) of one length, to the last sample."""
-        seen: list[Tensor] = []
+        """Return frames (N, T, 1, C) and embeddings (N, 1, 1, E) of clips (N, S) of the same length."""
+        inputs: list[Tensor] = []
         pooling = self.pooling()
-        hook = pooling.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        hook = pooling.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
         try:
             long_enough = F.pad(clips, (0, max(self.shortest - clips.shape[1], 0)))
             embeddings = self.network(self.normalization(self.features(long_enough)))
         finally:
             hook.remove()
-        frames = seen[0] if isinstance(pooling, Statistics) else seen[0].transpose(1, 2)
+        frames = inputs[0] if isinstance(pooling, Statistics) else inputs[0].transpose(1, 2)
         return frames[:, :, None].float(), embeddings.reshape(len(clips), 1, 1, -1).float()
 
 
-def reflected(module: Any) -> int:
-    """Frames that a convolution of SpeechBrain's mirrors at either end; it needs one more than that."""
-    mirrors = getattr(module, "padding_mode", "") == "reflect"
-    return module.dilation * (module.kernel_size - 1) // 2 if mirrors else 0
+def reflection_padding(module: Any) -> int:
+    """Return the frames of reflection padding on each side in a SpeechBrain convolution; its input must be longer."""
+    reflects = getattr(module, "padding_mode", "") == "reflect"
+    return module.dilation * (module.kernel_size - 1) // 2 if reflects else 0
 
 
 class Normalization(nn.Module):
-    """SpeechBrain's InputNormalization in use: by a clip's own statistics over time, or by those of training.
+    """SpeechBrain's InputNormalization at inference: by the statistics of each clip over time, or of the training data.
 
-    scale: whether deviations, which are taken to be at least `epsilon`, become one.
+    scale: whether to divide by the standard deviation, clamped to at least `epsilon`.
     """
 
     mean: Tensor | None
@@ -111,7 +111,7 @@ class Normalization(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) to the same."""
+        """Normalise x (N, T, C)."""
         mean = x.mean(1, keepdim=True) if self.mean is None else self.mean
         if not self.scale:
             return x - mean
@@ -120,8 +120,8 @@ class Normalization(nn.Module):
 
 
 class Statistics(nn.Module):
-    """SpeechBrain's StatisticsPooling, but that what it adds to means, 1e-5 to 9e-5 at random, is its expectation."""
+    """SpeechBrain's StatisticsPooling; the random offset of means, 1e-5 to 9e-5, is replaced by its expected value."""
 
     def forward(self, x: Tensor, lengths: None = None) -> Tensor:
-        """(N, T, C) to means and deviations (N, 1, 2 C)."""
+        """Return means and standard deviations (N, 1, 2 * C) over time of x (N, T, C)."""
         return torch.cat([x.mean(1) + 5 * OFFSET, x.std(1) + OFFSET], dim=1)[:, None]

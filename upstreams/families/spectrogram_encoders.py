@@ -1,4 +1,7 @@
-"""Whisper's encoder and the Audio Spectrogram Transformer, which see a fixed stretch of log-mel frames at a time."""
+"""The encoder of Whisper and the Audio Spectrogram Transformer, whose input is a fixed number of log-mel frames.
+
+A longer clip is cut into stretches of this length, which are encoded one by one.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from torch.nn import functional as F
 
 from upstreams.base import Features, Upstream, UpstreamError, valid
 from upstreams.families.front_end import FrontEnd
-from upstreams.families.waveform_encoders import recorded
-from upstreams.safety.allow_list import shown
+from upstreams.families.waveform_encoders import collect_states
+from upstreams.safety.allow_list import short_repr
 from upstreams.spectral import LogMel, trimmed
 
-AT_ONCE = 8  # stretches; more, which a batch of short clips may be, would take gigabytes of hidden states
+AT_ONCE = 8  # stretches in one forward pass; more would take gigabytes of hidden states
 
 
 class Whisper(Upstream):
-    """Encoder of Whisper (Radford et al., 2022); a clip longer than its 30 s is encoded in stretches of 30 s.
+    """The encoder of Whisper (Radford et al., 2022); a clip longer than 30 s is encoded in stretches of 30 s.
 
-    Layer 0 is the input of the first block, the last layer comes after the final norm. A clip of S samples has
-    S // 320 frames, at least one. Stretches that are not full are filled with silence, as in training.
+    Layer 0 is the input of the first block; the last layer is the output after the final norm. A clip of S samples has
+    S // 320 frames, at least one. The last stretch of a clip is padded with silence, as in training.
     """
 
     stable_name = "upstreams.spectrogram_encoders:Whisper"
@@ -39,19 +42,19 @@ class Whisper(Upstream):
         self.hop = self.window = 2 * self.mel_hop
         self.layers, self.dim = config.encoder_layers + 1, config.d_model
         bands = front_end.whole("feature_size")
-        self.check(bands, front_end)
+        self.refuse_mismatch(bands, front_end)
         self.banks: Tensor
         self.taper: Tensor
         self.register_buffer("banks", slaney_banks(bands, self.fft, self.sample_rate))
         self.register_buffer("taper", torch.hann_window(self.fft))
 
-    def check(self, bands: int, front_end: FrontEnd) -> None:
-        """Raise UpstreamError where the front end does not give what the encoder takes."""
+    def refuse_mismatch(self, bands: int, front_end: FrontEnd) -> None:
+        """Raise UpstreamError if the output of the front end does not match the input of the encoder."""
         config = self.encoder.config
-        for key in ("padding_value", "dither"):  # earlier releases of transformers know no dither
+        for key in ("padding_value", "dither"):  # earlier releases of transformers have no dither
             if front_end.get(key, 0.0) != 0.0:
                 raise UpstreamError(
-                    f"{key} in preprocessor_config.json is {shown(front_end[key])}, but stretches are filled with "
+                    f"{key} in preprocessor_config.json is {short_repr(front_end[key])}, but stretches are filled with "
                     "silence and have no noise added; it must be 0"
                 )
         if self.fft > self.stretch:
@@ -78,19 +81,20 @@ class Whisper(Upstream):
         counts = self.frame_lengths(lengths)
         clean = trimmed(waveforms.float(), lengths, 0)
         number = -(-counts // self.frames_per_stretch)
-        pieces, owner = cut(clean, number, self.stretch)
+        pieces, owner = cut_stretches(clean, number, self.stretch)
         longest = min(int(counts.max()), self.frames_per_stretch)
-        return joined(torch.cat([self.encode(some, longest) for some in pieces.split(AT_ONCE)]), owner, counts)
+        frames = torch.cat([self.encode(batch, longest) for batch in pieces.split(AT_ONCE)])
+        return join_stretches(frames, owner, counts)
 
     def encode(self, pieces: Tensor, longest: int) -> Tensor:
-        """The first frames (N, longest, L, D) of stretches (N, stretch)."""
-        with recorded(self.encoder.layers) as states:
+        """Return the first `longest` frames (N, longest, L, D) of stretches (N, stretch)."""
+        with collect_states(self.encoder.layers) as states:
             output = self.encoder(self.log_mel(pieces))
         states[-1] = output[0]  # after the final norm, in every release of transformers
         return torch.stack([state[:, :longest].float() for state in states], dim=2)
 
     def log_mel(self, pieces: Tensor) -> Tensor:
-        """(N, stretch) to (N, bands, 2 T), as WhisperFeatureExtractor does it."""
+        """Return log-mel frames (N, bands, 2 T) of stretches (N, stretch), as WhisperFeatureExtractor computes them."""
         with torch.autocast(pieces.device.type, enabled=False):
             spectrum = torch.stft(pieces, self.fft, self.mel_hop, window=self.taper, return_complex=True)[..., :-1]
             power = spectrum.real**2 + spectrum.imag**2
@@ -99,11 +103,11 @@ class Whisper(Upstream):
 
 
 class Ast(Upstream):
-    """Audio Spectrogram Transformer (Gong et al., 2021): the mean over frequency of the patches at each time.
+    """Audio Spectrogram Transformer (Gong et al., 2021); a frame is the mean over frequency of the patches at one time.
 
-    Layer 0 is the input of the first block, the last layer comes after the final norm. The class and distillation
-    tokens take part but are no frames, so `summarize` is the mean over time. A clip longer than the model's
-    `max_length` mel frames is encoded in stretches; ones that are not full are filled as ASTFeatureExtractor does.
+    Layer 0 is the input of the first block; the last layer is the output after the final norm. The class and
+    distillation tokens are part of the input but give no frames, and `summarize` is the mean over time. A clip longer
+    than the model's `max_length` mel frames is encoded in stretches; the last is padded as ASTFeatureExtractor does.
     """
 
     stable_name = "upstreams.spectrogram_encoders:Ast"
@@ -115,7 +119,7 @@ class Ast(Upstream):
         self.sample_rate, self.normalize = front_end.whole("sampling_rate"), front_end.flag("do_normalize")
         self.mean, self.std = front_end.real("mean"), front_end.real("std")
         if self.std <= 0:
-            raise front_end.wrong("std", "above zero")
+            raise front_end.error("std", "above zero")
         self.mel_frames, bands = front_end.whole("max_length"), front_end.whole("num_mel_bins")
         if (self.mel_frames, bands) != (config.max_length, config.num_mel_bins):
             raise UpstreamError(
@@ -137,27 +141,27 @@ class Ast(Upstream):
         counts = self.frame_lengths(lengths)
         number = -(-counts // self.frames_per_stretch)
         pieces, owner = self.pieces(self.log_mel(waveforms, lengths), number)
-        return joined(torch.cat([self.encode(some) for some in pieces.split(AT_ONCE)]), owner, counts)
+        return join_stretches(torch.cat([self.encode(batch) for batch in pieces.split(AT_ONCE)]), owner, counts)
 
     def encode(self, pieces: Tensor) -> Tensor:
-        """Frames (N, T, L, D) of stretches (N, max_length, bands)."""
+        """Return frames (N, T, L, D) of stretches (N, max_length, bands)."""
         blocks = getattr(self.model, "layers", None)
-        with recorded(self.model.encoder.layer if blocks is None else blocks) as states:
+        with collect_states(self.model.encoder.layer if blocks is None else blocks) as states:
             output = self.model(pieces)
         states[-1] = output[0]  # after the final norm, in every release of transformers
         return torch.stack([self.frames(state.float()) for state in states], dim=2)
 
     def log_mel(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """Mel frames (B, M, bands), zero beyond each clip's end."""
+        """Return log-mel frames (B, M, bands), zero after the end of each clip."""
         with torch.autocast(waveforms.device.type, enabled=False):
             mel = self.spectrum(trimmed(waveforms.float(), lengths, self.spectrum.size))
         ends = torch.clamp(lengths - self.spectrum.size, min=0) // self.spectrum.hop + 1
         return mel.masked_fill(~valid(ends, mel.shape[1])[:, :, None], 0.0)
 
     def pieces(self, mel: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-        """Stretches (N, max_length, bands) in the extractor's scaling, and the clip (N,) each is of.
+        """Return stretches (N, max_length, bands), scaled as by the feature extractor, and the clip index (N,) of each.
 
-        One begins where the frame after the last one of its predecessor does, so that frames stay evenly spaced.
+        A stretch begins where the next frame after the previous stretch begins, so frames are evenly spaced.
         """
         step = self.frames_per_stretch * self.model.config.time_stride
         size = (int(number.max()) - 1) * step + self.mel_frames
@@ -169,20 +173,20 @@ class Ast(Upstream):
         return scaled, needed.nonzero()[:, 0]
 
     def frames(self, tokens: Tensor) -> Tensor:
-        """(N, 2 + F T, D) to the mean over frequency (N, T, D)."""
+        """Average tokens (N, 2 + F T, D), without the first two, over frequency to frames (N, T, D)."""
         return tokens[:, 2:].unflatten(1, (-1, self.frames_per_stretch)).mean(1)
 
 
-def cut(clean: Tensor, number: Tensor, stretch: int) -> tuple[Tensor, Tensor]:
-    """The first number (B,) stretches of each clip of (B, S) as (N, stretch), and the clip (N,) each is of."""
+def cut_stretches(clean: Tensor, number: Tensor, stretch: int) -> tuple[Tensor, Tensor]:
+    """Return the first `number` (B,) stretches of each clip of (B, S) as (N, stretch), and their clip indices (N,)."""
     size = int(number.max()) * stretch
     clean = F.pad(clean[:, :size], (0, max(size - clean.shape[1], 0)))
     needed = valid(number, size // stretch)
     return clean.unflatten(1, (-1, stretch))[needed], needed.nonzero()[:, 0]
 
 
-def joined(pieces: Tensor, owner: Tensor, counts: Tensor) -> Features:
-    """Frames (N, T, L, D) of stretches, in the order of their clips (N,), as the clips' features."""
+def join_stretches(pieces: Tensor, owner: Tensor, counts: Tensor) -> Features:
+    """Join the frames (N, T, L, D) of stretches into features of clips; owner (N,) is the sorted clip index of each."""
     longest = int(counts.max())
     most = math.ceil(longest / pieces.shape[1])
     order = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
@@ -192,7 +196,10 @@ def joined(pieces: Tensor, owner: Tensor, counts: Tensor) -> Features:
 
 
 def slaney_banks(bands: int, fft: int, sample_rate: int, highest: float = 8000.0) -> Tensor:
-    """Whisper's triangular filters (fft / 2 + 1, bands) of unit area, linear below 1 kHz and logarithmic above."""
+    """Return Whisper's triangular mel filters (fft / 2 + 1, bands) of unit area.
+
+    The mel scale (Slaney) is linear below 1 kHz and logarithmic above.
+    """
     top = hertz_to_slaney(torch.tensor(highest, dtype=torch.float64)).item()
     edges = slaney_to_hertz(torch.linspace(0.0, top, bands + 2, dtype=torch.float64))
     bins = torch.linspace(0.0, sample_rate // 2, fft // 2 + 1, dtype=torch.float64)[:, None]

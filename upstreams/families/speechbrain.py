@@ -2,7 +2,7 @@
 
 Speaker embeddings by ECAPA-TDNN (Desplanques et al., 2020), x-vectors (Snyder et al., 2018) or ResNet, and wav2vec 2.0,
 HuBERT and WavLM as fine-tuned there. The networks are SpeechBrain's own modules, built from the arguments in the file;
-it is read as data, so that nothing else it names is ever made or called. Classifiers, label encoders and the
+the file is read as data, so that no other object that it names is built or called. Classifiers, label encoders and the
 normalisation of embeddings are left out, and their files are not read.
 """
 
@@ -20,14 +20,14 @@ from torch.nn import functional as F
 
 from upstreams.base import Features, Upstream, UpstreamError
 from upstreams.families import huggingface, speechbrain_yaml
-from upstreams.families.front_end import front_end
+from upstreams.families.front_end import load_front_end
 from upstreams.families.hub import Source, locate
 from upstreams.families.speaker_encoders import POOLING, Normalization, SpeakerEncoder
 from upstreams.families.speechbrain_yaml import Hyperparams, Tagged
 from upstreams.families.waveform_encoders import WaveformEncoder
 from upstreams.safety import checkpoints
-from upstreams.safety.allow_list import listed, misfits, printable, shown
-from upstreams.safety.configuration_limits import MOST, weighed
+from upstreams.safety.allow_list import describe_misfits, printable, short_list, short_repr
+from upstreams.safety.configuration_limits import MOST, count_weights
 
 FILE = "hyperparams.yaml"
 FBANK = "speechbrain.lobes.features.Fbank"
@@ -39,65 +39,68 @@ FINE_TUNED = (
     *(f"speechbrain.integrations.huggingface.{name}" for name in WRAPPERS),
 )
 ACTIVATIONS = ("ELU", "GELU", "Hardtanh", "LeakyReLU", "ReLU", "SELU", "SiLU", "Sigmoid", "Softplus", "Tanh")
-IDLE = ("avoid_padding_norm", "device", "update_until_epoch")  # arguments that matter to training or padding only
-SHAPES = ("triangular", "rectangular", "gaussian")  # of filters; any other name is taken for the last
-LARGEST = 200_000  # argument; those that memory or time grow with are kept smaller
+IDLE = ("avoid_padding_norm", "device", "update_until_epoch")  # arguments that affect training or padding only
+SHAPES = ("triangular", "rectangular", "gaussian")  # filter shapes; SpeechBrain treats any other name as the last
+LARGEST = 200_000  # upper limit of an argument; the limits below are lower where memory or time grows with it
 LARGE = dict.fromkeys(("block_sizes", "left_frames", "n_mels", "res2net_scale", "right_frames", "tdnn_blocks"), 1_000)
 LARGE["n_fft"] = 16_384
-QUIRKS = "allow_tf32,disable_jit_profiling"  # settings of torch that it changes as it is imported, by its own names
+QUIRKS = "allow_tf32,disable_jit_profiling"  # SpeechBrain's names of torch settings that its import would change
 
 
 def load(reference: str, random: bool = False) -> Upstream:
-    """The encoder in a folder or hub repository (ID or ID@REVISION) of SpeechBrain's; random weights where `random`.
+    """Load the encoder in a SpeechBrain folder or hub repository (ID or ID@REVISION); random: with random weights.
 
-    Raises UpstreamError where files are missing or broken, weights do not all arrive, or hyperparams.yaml makes its
-    encoder of a class that is not known here.
+    Raises UpstreamError if files are missing or broken, if not all weights are loaded, or if hyperparams.yaml uses an
+    encoder class that is not supported.
     """
-    source = located(reference)
+    source = locate_pretrained(reference)
     path = source.find(FILE)
     if path is None:
         raise UpstreamError(f"no {FILE} in '{reference}'; speechbrain: takes a folder or hub id of a pretrained model")
-    plan = speechbrain_yaml.read(path, reference)
-    node = encoder(plan)
-    weights = None if random else weights_of(node, plan, source)
-    build = speaker_encoder if node.made in POOLING else fine_tuned
-    upstream = build(node, plan, source, weights)
+    params = speechbrain_yaml.read_hyperparams(path, reference)
+    node = encoder_node(params)
+    weights = None if random else weights_of(node, params, source)
+    build = speaker_encoder if node.class_name in POOLING else fine_tuned_encoder
+    upstream = build(node, params, source, weights)
     upstream.origin = {**upstream.origin, **source.origin()}
     return upstream
 
 
-def located(reference: str) -> Source:
+def locate_pretrained(reference: str) -> Source:
+    """Locate a folder or hub repository; errors give advice for the speechbrain: prefix."""
     try:
         return locate(reference)
     except UpstreamError as error:
-        told, _, advice = str(error).partition("; hf:")
+        message, _, advice = str(error).partition("; hf:")
         if not advice:
             raise
-        raise UpstreamError(f"{told}; speechbrain: takes a folder with {FILE}, or a hub id") from error
+        raise UpstreamError(f"{message}; speechbrain: takes a folder with {FILE}, or a hub id") from error
 
 
-def encoder(plan: Hyperparams) -> Tagged:
-    """What the pretrainer loads that is an encoder known here."""
-    loaded = plan.section("pretrainer", "loadables")
+def encoder_node(params: Hyperparams) -> Tagged:
+    """Return the supported encoder among the pretrainer's loadables; raises UpstreamError if there is none."""
+    loaded = params.section("pretrainer", "loadables")
     if not loaded:
-        raise plan.error("has no pretrainer with loadables; give a model published for SpeechBrain's inference")
+        raise params.error("has no pretrainer with loadables; give a model published for SpeechBrain's inference")
     objects = {key: node for key, node in loaded.items() if isinstance(node, Tagged)}
     for node in objects.values():
-        if node.made in POOLING or node.made in FINE_TUNED:
+        if node.class_name in POOLING or node.class_name in FINE_TUNED:
             return node
-    found = ", ".join(f"{key} of {node.made}" for key, node in objects.items())[:200]
-    known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in (*POOLING, *FINE_TUNED)))
-    raise plan.error(f"makes no encoder known here, but {found or 'nothing'}; known: {known}")
+    classes = ", ".join(f"{key} of {node.class_name}" for key, node in objects.items())[:200]
+    supported = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in (*POOLING, *FINE_TUNED)))
+    raise params.error(f"defines no supported encoder, but {classes or 'nothing'}; supported: {supported}")
 
 
-def weights_of(node: Tagged, plan: Hyperparams, source: Source) -> Path:
-    """The file that the pretrainer loads a part from, by the name it was published or collected under."""
-    loaded = plan.section("pretrainer", "loadables")
+def weights_of(node: Tagged, params: Hyperparams, source: Source) -> Path:
+    """Return the checkpoint of a part, by the name in the pretrainer's paths or by KEY.ckpt; raises UpstreamError."""
+    loaded = params.section("pretrainer", "loadables")
     key = next((key for key, value in loaded.items() if value is node), None)
     if key is None:
-        raise plan.error(f"loads no weights into its {node.made}; give a model published for SpeechBrain's inference")
-    named = Path(str(plan.section("pretrainer", "paths").get(key, ""))).name
-    names = [name for name in (named, Path(f"{key}.ckpt").name) if name]
+        raise params.error(
+            f"loads no weights into its {node.class_name}; give a model published for SpeechBrain's inference"
+        )
+    published = Path(str(params.section("pretrainer", "paths").get(key, ""))).name
+    names = [name for name in (published, Path(f"{key}.ckpt").name) if name]
     path = next((path for name in names if (path := source.find(name))), None)
     if path is None:
         raise UpstreamError(
@@ -106,33 +109,37 @@ def weights_of(node: Tagged, plan: Hyperparams, source: Source) -> Path:
     return path
 
 
-def library(name: str) -> Any:
-    """A class of SpeechBrain, by one of the names above."""
+def speechbrain_class(name: str) -> Any:
+    """Import a class of SpeechBrain by its full name; raises UpstreamError if SpeechBrain cannot be imported."""
     module, _, kind = name.rpartition(".")
-    os.environ.setdefault("SB_DISABLE_QUIRKS", QUIRKS)  # they would change what every other model here computes
+    os.environ.setdefault("SB_DISABLE_QUIRKS", QUIRKS)  # they would change the results of all other models
     try:
         return getattr(importlib.import_module(module), kind)
     except ImportError as error:
-        told = f"speechbrain: needs SpeechBrain, which does not import here ({checkpoints.one_line(error)})"
-        raise UpstreamError(f"{told}; pip install speechbrain") from error
+        problem = f"speechbrain: needs SpeechBrain, which does not import here ({checkpoints.one_line(error)})"
+        raise UpstreamError(f"{problem}; pip install speechbrain") from error
 
 
-def constructed(node: Tagged, plan: Hyperparams) -> tuple[Any, dict[str, Any]]:
-    """A module of SpeechBrain, and all its arguments, those left to default too, as JSON values."""
-    kind = library(node.made)
-    given = {key: checked(key, value, plan) for key, value in plan.arguments(node).items() if key not in IDLE}
+def construct(node: Tagged, params: Hyperparams) -> tuple[Any, dict[str, Any]]:
+    """Build a module of SpeechBrain; return it and all its arguments, including defaults, as JSON values."""
+    kind = speechbrain_class(node.class_name)
+    arguments = {
+        key: checked_argument(key, value, params) for key, value in params.arguments(node).items() if key not in IDLE
+    }
     try:
-        bound = inspect.signature(kind).bind(**given)
+        bound = inspect.signature(kind).bind(**arguments)
         bound.apply_defaults()
-        refuse_odd(kind, bound.arguments)
-        module = kind(**given)
+        refuse_bad_arguments(kind, bound.arguments)
+        module = kind(**arguments)
     except Exception as error:
-        raise plan.error(f"gives {node.made} arguments that do not suit it: {checkpoints.one_line(error)}") from error
+        raise params.error(
+            f"gives {node.class_name} arguments that do not suit it: {checkpoints.one_line(error)}"
+        ) from error
     return module, {key: getattr(value, "__name__", value) for key, value in bound.arguments.items() if key not in IDLE}
 
 
-def refuse_odd(kind: Any, arguments: dict[str, Any]) -> None:
-    """Raise ValueError for what SpeechBrain takes as something else, or makes empty filters of."""
+def refuse_bad_arguments(kind: Any, arguments: dict[str, Any]) -> None:
+    """Raise ValueError for arguments that SpeechBrain would misinterpret or that give empty filters."""
     for key, parameter in inspect.signature(kind).parameters.items():
         if isinstance(parameter.default, bool) and not isinstance(arguments[key], bool):
             raise ValueError(f"{key} must be true or false")
@@ -144,142 +151,157 @@ def refuse_odd(kind: Any, arguments: dict[str, Any]) -> None:
             raise ValueError("f_min must be at least 0 and below f_max")
 
 
-def checked(key: str, value: Any, plan: Hyperparams) -> Any:
-    """An argument: a number, a text, a list of numbers, or an activation of torch's."""
+def checked_argument(key: str, value: Any, params: Hyperparams) -> Any:
+    """Return an argument, with the name of an activation replaced by its class.
+
+    Raises UpstreamError unless it is a number, a text, a list of these within limits, or a known activation of torch.
+    """
     if isinstance(value, Tagged):
-        module, _, name = value.made.removeprefix("!name:").rpartition(".")
+        module, _, name = value.class_name.removeprefix("!name:").rpartition(".")
         if not value.tag.startswith("!name:") or not module.startswith("torch.nn") or name not in ACTIVATIONS:
-            raise plan.error(f"gives {value.made} as {key}, which is neither a number nor a known activation")
+            raise params.error(
+                f"gives {value.class_name} as {key}, which is neither a number nor a supported activation"
+            )
         if value.content:
-            raise plan.error(f"gives the activation {name} arguments of its own, which are not known here")
+            raise params.error(f"gives the activation {name} arguments, which are not supported")
         return getattr(nn, name)
     most = LARGE.get(key, LARGEST)
     for entry in value if isinstance(value, list) else [value]:
         if not isinstance(entry, (int, float, str, type(None))) or (isinstance(entry, int) and abs(entry) > most):
-            raise plan.error(f"gives a {key} that is neither a number up to {most} nor a list of such numbers")
+            raise params.error(f"gives a {key} that is neither a number up to {most} nor a list of such numbers")
     return value
 
 
-def speaker_encoder(node: Tagged, plan: Hyperparams, source: Source, weights: Path | None) -> Upstream:
-    features, front = constructed(part("compute_features", FBANK, plan), plan)
+def speaker_encoder(node: Tagged, params: Hyperparams, source: Source, weights: Path | None) -> Upstream:
+    """Build a SpeakerEncoder from features, normalisation and network; without `weights`, with random weights."""
+    features, front = construct(module_node("compute_features", FBANK, params), params)
     if list(features.parameters()):
-        raise plan.error(f"trains its {FBANK} (requires_grad), which is not known here; give a model with a fixed one")
-    rate = plan.value("sample_rate")
+        raise params.error(f"trains its {FBANK} (requires_grad), which is not supported; give a model with a fixed one")
+    rate = params.value("sample_rate")
     if rate is not None and rate != front["sample_rate"]:
-        raise plan.error(f"says sample_rate {shown(rate)}, but its Fbank takes {front['sample_rate']}; make them agree")
-    normalization, norm = normalized(plan, source)
-    if not weights and weighed(lambda: constructed(node, plan)[0]) > MOST:
-        raise plan.error(f"describes a network of more than {MOST:.0e} weights; get another")
-    with torch.device("meta" if weights else "cpu"):  # nothing is allocated before it is known to fit the weights
-        network, arguments = constructed(node, plan)
+        raise params.error(
+            f"says sample_rate {short_repr(rate)}, but its Fbank takes {front['sample_rate']}; make them agree"
+        )
+    normalization, norm = input_normalization(params, source)
+    if not weights and count_weights(lambda: construct(node, params)[0]) > MOST:
+        raise params.error(f"describes a network of more than {MOST:.0e} weights; get another")
+    with torch.device("meta" if weights else "cpu"):  # memory is allocated only after the weights were found to fit
+        network, arguments = construct(node, params)
     if weights:
-        fill(network, checkpoints.read(weights), source.reference)
-    settings = {"network": node.made, "arguments": arguments, "features": front, "normalization": norm}
+        fill_weights(network, checkpoints.read_weights(weights), source.reference)
+    settings = {"network": node.class_name, "arguments": arguments, "features": front, "normalization": norm}
     try:
         return SpeakerEncoder(features, normalization, network, settings)
     except Exception as error:
-        raise plan.error(f"gives parts that do not fit together: {checkpoints.one_line(error)}") from error
+        raise params.error(f"gives parts that do not fit together: {checkpoints.one_line(error)}") from error
 
 
-def part(key: str, known: str, plan: Hyperparams) -> Tagged:
-    """The module that `modules` names by a key."""
-    node = plan.section("modules").get(key)
-    if not isinstance(node, Tagged) or node.made != known:
-        found = node.made if isinstance(node, Tagged) else "nothing"
-        raise plan.error(f"makes {key} of {found}, and only {known} is known here")
+def module_node(key: str, supported: str, params: Hyperparams) -> Tagged:
+    """Return the node under a key of `modules`; raises UpstreamError unless its class is `supported`."""
+    node = params.section("modules").get(key)
+    if not isinstance(node, Tagged) or node.class_name != supported:
+        name = node.class_name if isinstance(node, Tagged) else "nothing"
+        raise params.error(f"uses {name} as {key}, but only {supported} is supported")
     return node
 
 
-def normalized(plan: Hyperparams, source: Source) -> tuple[Normalization, dict[str, Any]]:
-    """SpeechBrain's InputNormalization, with the statistics of training where it is global."""
-    node = part("mean_var_norm", NORMALIZATION, plan)
-    _, given = constructed(node, plan)
-    if given["norm_type"] not in ("global", "sentence") or given["length_dim"] != 1:
-        raise plan.error(f"normalises by {given['norm_type']}; known here are the norm_types global and sentence")
-    settings = {key: given[key] for key in ("norm_type", "std_norm", "epsilon")}
-    if given["norm_type"] == "sentence":
-        return Normalization(given["std_norm"], given["epsilon"]), settings
-    content = checkpoints.load(weights_of(node, plan, source))
-    found = [content.get(key) if isinstance(content, dict) else None for key in ("glob_mean", "glob_std")]
-    if not all(isinstance(each, Tensor) and each.ndim == 1 and bool(each.isfinite().all()) for each in found):
-        raise plan.error("normalises with statistics of training, and their file holds no finite glob_mean, glob_std")
-    return Normalization(given["std_norm"], given["epsilon"], *found), settings
+def input_normalization(params: Hyperparams, source: Source) -> tuple[Normalization, dict[str, Any]]:
+    """Return the input normalisation and its settings; a global one has the statistics of the training data."""
+    node = module_node("mean_var_norm", NORMALIZATION, params)
+    _, arguments = construct(node, params)
+    if arguments["norm_type"] not in ("global", "sentence") or arguments["length_dim"] != 1:
+        raise params.error(f"normalises by {arguments['norm_type']}; supported norm_types are global and sentence")
+    settings = {key: arguments[key] for key in ("norm_type", "std_norm", "epsilon")}
+    if arguments["norm_type"] == "sentence":
+        return Normalization(arguments["std_norm"], arguments["epsilon"]), settings
+    content = checkpoints.load_checkpoint(weights_of(node, params, source))
+    statistics = [content.get(key) if isinstance(content, dict) else None for key in ("glob_mean", "glob_std")]
+    if not all(isinstance(value, Tensor) and value.ndim == 1 and bool(value.isfinite().all()) for value in statistics):
+        raise params.error("normalises with statistics of training, and their file holds no finite glob_mean, glob_std")
+    return Normalization(arguments["std_norm"], arguments["epsilon"], *statistics), settings
 
 
-def fill(network: nn.Module, state: checkpoints.StateDict, reference: str, idle: tuple[str, ...] = ()) -> None:
-    """Put weights into a network; raises UpstreamError unless all arrive, but for those that begin as `idle` says."""
+def fill_weights(network: nn.Module, state: checkpoints.StateDict, reference: str, idle: tuple[str, ...] = ()) -> None:
+    """Load weights into a network; raises UpstreamError unless all fit, except those with a prefix in `idle`."""
     checkpoints.refuse_unusable(state, reference)
-    own = network.state_dict()
-    told = misfits(
-        [key for key in own if key not in state and not key.startswith(idle)],
-        [key for key in state if key not in own and not key.startswith(idle)],
-        [key for key in own if key in state and own[key].shape != state[key].shape],
+    expected = network.state_dict()
+    problem = describe_misfits(
+        [key for key in expected if key not in state and not key.startswith(idle)],
+        [key for key in state if key not in expected and not key.startswith(idle)],
+        [key for key in expected if key in state and expected[key].shape != state[key].shape],
     )
-    if told:
-        raise UpstreamError(f"weights of '{reference}' do not fit its {FILE}, {told}")
-    fitting = {key: state[key].to(tensor.dtype) for key, tensor in own.items() if key in state}
-    network.load_state_dict(fitting, strict=not idle, assign=any(tensor.is_meta for tensor in own.values()))
+    if problem:
+        raise UpstreamError(f"weights of '{reference}' do not fit its {FILE}, {problem}")
+    fitting = {key: state[key].to(tensor.dtype) for key, tensor in expected.items() if key in state}
+    network.load_state_dict(fitting, strict=not idle, assign=any(tensor.is_meta for tensor in expected.values()))
 
 
-def fine_tuned(node: Tagged, plan: Hyperparams, source: Source, weights: Path | None) -> Upstream:
-    """wav2vec 2.0 or its kin: SpeechBrain's weights, in the architecture of the model that they were tuned from."""
-    arguments = plan.arguments(node)
-    base = base_of(arguments, plan, source)
-    config = huggingface.configuration(base.read_json("config.json") or {}, base.reference)
-    settings = front_end(base, config.model_type)
-    state = tuned(weights, huggingface.model_class(config.model_type), source.reference) if weights else None
+def fine_tuned_encoder(node: Tagged, params: Hyperparams, source: Source, weights: Path | None) -> Upstream:
+    """Build wav2vec 2.0 or a related model: the architecture of its base model, with SpeechBrain's weights."""
+    arguments = params.arguments(node)
+    base = base_source(arguments, params, source)
+    config = huggingface.transformers_config(base.read_json("config.json") or {}, base.reference)
+    settings = load_front_end(base, config.model_type)
+    state = (
+        fine_tuned_weights(weights, huggingface.model_class(config.model_type), source.reference) if weights else None
+    )
     huggingface.refuse_larger(config, state, base.reference)
-    model = huggingface.untrained(config)
+    model = huggingface.random_model(config)
     if state is not None:
-        fill(model, state, source.reference, huggingface.UNUSED)
-    plain = huggingface.wrapped(model, settings)
+        fill_weights(model, state, source.reference, huggingface.UNUSED)
+    plain = huggingface.upstream_from_model(model, settings)
     if type(plain) is not WaveformEncoder:
-        raise plan.error(f"wraps a model of type '{config.model_type}', and that is known to hf: only")
+        raise params.error(f"wraps a model of type '{config.model_type}', which only hf: supports")
     upstream = FineTuned(model, plain.normalize, plain.sample_rate, arguments.get("output_norm") is True)
     upstream.origin = base.origin()
     return upstream
 
 
-def base_of(arguments: dict[str, Any], plan: Hyperparams, source: Source) -> Source:
-    """Where the configuration is: in a folder that the file names, beside the file, or in a repository it names."""
+def base_source(arguments: dict[str, Any], params: Hyperparams, source: Source) -> Source:
+    """Return the source of the base model's configuration.
+
+    This is a folder that the file names, the folder of the file itself, or a hub repository that the file names.
+    Raises UpstreamError if none of them has a config.json.
+    """
     named = [str(arguments[key]) for key in ("save_path", "source") if key in arguments]
     folders = [source.folder / name for name in named] if source.folder else []
     for candidate in [*(Source(printable(str(folder), 400), folder) for folder in folders), source]:
         if describes_a_model(candidate):
             return candidate
     try:
-        found = locate(str(arguments.get("source", "")))
-        found.find("config.json")
+        base = locate(str(arguments.get("source", "")))
+        base.find("config.json")
     except UpstreamError as error:
         advice = f"put its config.json and preprocessor_config.json beside {FILE}"
-        raise plan.error(f"builds on the model '{arguments.get('source')}', which is not here; {advice}") from error
-    return found
+        raise params.error(f"builds on the model '{arguments.get('source')}', which is not here; {advice}") from error
+    return base
 
 
 def describes_a_model(source: Source) -> bool:
-    """Whether there is a configuration of transformers; config.json in SpeechBrain's own repositories is another."""
+    """Return whether config.json is one of transformers; SpeechBrain's repositories have other files of this name."""
     try:
         return "model_type" in (source.read_json("config.json") or {})
     except UpstreamError:
-        if source.folder is None:  # the hub is out of reach, and the file was not needed so far
+        if source.folder is None:  # the hub cannot be reached, and another source may have the file
             return False
         raise
 
 
-def tuned(path: Path, kind: Any, reference: str) -> checkpoints.StateDict:
-    """Weights by the names of transformers' bare model, which SpeechBrain's wrapper calls `model`."""
-    state = checkpoints.renamed(checkpoints.read(path), lambda name: name.removeprefix("model."), reference)
-    bare, strangers = huggingface.without_heads(state, kind)
-    if strangers:
-        raise UpstreamError(f"weights of '{reference}' do not fit its {FILE}, of no use: {listed(strangers)}")
-    return checkpoints.renamed(bare, huggingface.present, reference)
+def fine_tuned_weights(path: Path, kind: Any, reference: str) -> checkpoints.StateDict:
+    """Return weights by the names of transformers' bare model, which is `model` in SpeechBrain's wrapper."""
+    state = checkpoints.renamed(checkpoints.read_weights(path), lambda name: name.removeprefix("model."), reference)
+    bare, unknown = huggingface.without_heads(state, kind)
+    if unknown:
+        raise UpstreamError(f"weights of '{reference}' do not fit its {FILE}, of no use: {short_list(unknown)}")
+    return checkpoints.renamed(bare, huggingface.current_weight_name, reference)
 
 
 class FineTuned(WaveformEncoder):
-    """wav2vec 2.0 and its kin as SpeechBrain runs them: clips, where `normalize`, and outputs, where `output_norm`, are
-    normalised by torch's layer norm over all of their values.
+    """wav2vec 2.0 and related models as SpeechBrain runs them.
 
-    The last layer is SpeechBrain's output; where outputs are normalised, so is every other layer.
+    normalize: whether each clip is normalised by a layer norm over all its samples. output_norm: whether the output is
+    normalised by a layer norm over all its values; every other layer is then normalised too. The last layer is
+    SpeechBrain's output.
     """
 
     stable_name = "upstreams.speechbrain:FineTuned"

@@ -1,4 +1,4 @@
-"""SEW and SEW-D (Wu et al., 2022) as transformers implements them: transformers at a fraction of their input's rate."""
+"""SEW and SEW-D (Wu et al., 2022) as transformers implements them: transformer blocks at a reduced frame rate."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upstreams.base import valid
-from upstreams.families.waveform_encoders import WaveformEncoder, needed, receptive_field, recorded
+from upstreams.families.waveform_encoders import WaveformEncoder, collect_states, mask_if_padded, receptive_field
 
 
 class SqueezedEncoder(WaveformEncoder):
-    """Layers are the input of the first block and the output of each, at the blocks' own, squeezed rate.
+    """Layer 0 is the input of the first block, layer n the output of block n, at the squeezed frame rate of the blocks.
 
-    What follows them, upsampling back to the rate of the convolutions, is left out.
+    The upsampling to the rate of the convolutions, which follows the blocks, is left out.
     """
 
     stable_name = "upstreams.squeezed_encoders:SqueezedEncoder"
@@ -26,7 +26,7 @@ class SqueezedEncoder(WaveformEncoder):
         super().__init__(model, normalize, sample_rate)
         config = model.config
         self.factor = config.squeeze_factor
-        self.unsqueezed = self.hop, self.window
+        self.unsqueezed_grid = self.hop, self.window
         kernels, strides = [*config.conv_kernel, self.factor], [*config.conv_stride, self.factor]
         self.hop, self.window = self.hop * self.factor, receptive_field(kernels, strides)
 
@@ -37,24 +37,24 @@ class SqueezedEncoder(WaveformEncoder):
         return self.model.feature_dropout(x)
 
     def transform(self, frames: Tensor, lengths: Tensor) -> list[Tensor]:
-        hop, window = self.unsqueezed
+        hop, window = self.unsqueezed_grid
         size, counts = frames.shape[1], self.frame_lengths(lengths)
-        own = (torch.clamp(lengths, min=self.window) - window) // hop + 1
-        clean = frames.masked_fill(~valid(own, size)[:, :, None], 0.0)
+        input_counts = (torch.clamp(lengths, min=self.window) - window) // hop + 1
+        clean = frames.masked_fill(~valid(input_counts, size)[:, :, None], 0.0)
         mask = valid(counts, size // self.factor).repeat_interleave(self.factor, dim=1)
         mask = F.pad(mask, (0, size - mask.shape[1]), value=bool(mask.all()))
         encoder = self.model.encoder
         blocks = encoder.encoder.layer if hasattr(encoder, "encoder") else encoder.layers
-        with recorded(blocks) as states, fed(encoder.pos_conv_embed, clean.transpose(1, 2)):
-            encoder(clean.clone(), attention_mask=needed(mask))
+        with collect_states(blocks) as states, replaced_input(encoder.pos_conv_embed, clean.transpose(1, 2)):
+            encoder(clean.clone(), attention_mask=mask_if_padded(mask))
         return states
 
 
 @contextmanager
-def fed(module: nn.Module, x: Tensor) -> Iterator[None]:
-    """Lets a module see `x` whatever it is called with.
+def replaced_input(module: nn.Module, x: Tensor) -> Iterator[None]:
+    """While active, pass `x` to a module in place of the input that it is called with.
 
-    The library would cut a clip's last frame off here where it is too few for a squeezed one, but only in a batch.
+    transformers drops the last input frames of a clip here if they do not fill a squeezed frame, but only in a batch.
     """
     handle = module.register_forward_pre_hook(lambda _, __: (x,))
     try:

@@ -1,8 +1,8 @@
-"""wav2vec 2.0 and its kin (HuBERT, WavLM, data2vec-audio, UniSpeech(-SAT), -Conformer) as transformers implements them.
+"""wav2vec 2.0, HuBERT, WavLM, data2vec-audio, UniSpeech(-SAT) and wav2vec 2.0 Conformer from transformers.
 
-Convolutions over the waveform, then a transformer. In the plain library a clip's features depend on its padding, by up
-to a third where the first convolution is followed by a group norm over time. Here they do not: that norm gets each
-clip's own statistics, and nothing beyond a clip's end reaches a convolution over frames.
+These models have convolutions over the waveform and then a transformer. In transformers, the features of a clip depend
+on its padding, by up to a third where a group norm over time follows the first convolution. Here they do not: the norm
+uses the statistics of each clip alone, and convolutions over frames see zeros after the end of a clip.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from upstreams.base import Features, Upstream, valid
 
-# transformers' WavLM gives torch a boolean mask beside a float one; torch says so on every first call.
+# WavLM in transformers passes a boolean mask and a float mask to torch, which warns at the first call.
 warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask and attn_mask")
 
-# What of a configuration changes features without being a weight's shape.
+# Settings of a configuration that change features but not the shape of a weight.
 CONVOLUTIONS = ("conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm", "feat_extract_activation")
 POSITIONS = ("num_conv_pos_embeddings", "num_conv_pos_embedding_groups", "conv_pos_kernel_size", "conv_pos_batch_norm")
 BLOCKS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "do_stable_layer_norm", "adapter_attn_dim")
@@ -37,9 +37,10 @@ ARCHITECTURE = CONVOLUTIONS + POSITIONS + BLOCKS + BUCKETS + ROTARY + SEW + SEW_
 
 
 class WaveformEncoder(Upstream):
-    """Layer 0 is the input of the first block; the last layer comes after the model's final norm.
+    """Layer 0 is the input of the first block; the last layer is the output of the model after its final norm.
 
-    model: a transformers model without its head. normalize: whether clips get zero mean and unit variance first.
+    model: a transformers model without its head. normalize: whether each clip is first normalised to zero mean and unit
+    variance.
     """
 
     stable_name = "upstreams.waveform_encoders:WaveformEncoder"
@@ -55,24 +56,27 @@ class WaveformEncoder(Upstream):
         self.layers, self.dim = config.num_hidden_layers + 1, config.hidden_size
 
     def settings(self) -> dict[str, object]:
-        return {"normalize": self.normalize, **architecture(self.model.config)}
+        return {"normalize": self.normalize, **architecture_settings(self.model.config)}
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
         clean = self.prepare(waveforms, lengths)
         states = self.transform(self.project(self.convolve(clean, lengths)), lengths)
-        return stacked(states, self.frame_lengths(lengths))
+        return stack_layers(states, self.frame_lengths(lengths))
 
     def prepare(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """Clips (B, S) cut to the longest, at least `window` samples, normalised over their own samples, then zeros."""
+        """Return clips (B, S) cut to the longest one, normalised if `normalize`, zero after their ends.
+
+        S is at least `window`.
+        """
         size = int(lengths.max())
         mask = valid(lengths, size)
         clean = waveforms[:, :size].float().masked_fill(~mask, 0.0)
         if self.normalize:
-            clean = standardized(clean, mask, lengths)
+            clean = standardized_waveforms(clean, mask, lengths)
         return F.pad(clean, (0, max(self.window - size, 0)))
 
     def convolve(self, clean: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S) to (B, C, T)."""
+        """Apply the convolutional feature extractor to waveforms (B, S); the result is (B, C, T)."""
         first, *others = self.model.feature_extractor.conv_layers
         if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
             x = group_normed(first, clean, torch.clamp(lengths, min=self.window))
@@ -83,45 +87,49 @@ class WaveformEncoder(Upstream):
         return x
 
     def project(self, x: Tensor) -> Tensor:
-        """(B, C, T) to the encoder's input (B, T, D)."""
+        """Project the output (B, C, T) of the convolutions to the input (B, T, D) of the transformer."""
         projected = self.model.feature_projection(x.transpose(1, 2))
         return projected[0] if isinstance(projected, tuple) else projected
 
     def transform(self, frames: Tensor, lengths: Tensor) -> list[Tensor]:
-        """Layers of (B, T, D) each."""
-        return transformed(self.model.encoder, frames, self.frame_lengths(lengths))
+        """Return the layers of the transformer, (B, T, D) each."""
+        return transformer_states(self.model.encoder, frames, self.frame_lengths(lengths))
 
 
-def architecture(config: Any) -> dict[str, object]:
-    """What of a configuration changes features without being a weight's shape."""
+def architecture_settings(config: Any) -> dict[str, object]:
+    """Return the settings of a configuration that change features but not the shape of a weight."""
     content = config.to_dict()
     return {key: content[key] for key in ARCHITECTURE if key in content}
 
 
-def transformed(encoder: Any, frames: Tensor, counts: Tensor) -> list[Tensor]:
-    """Layers of (B, T, D) each, the last one as the encoder gives it: after its final norm, if it has one."""
-    mask = needed(valid(counts, frames.shape[1]))
-    with recorded(encoder.layers) as states, masked(leaks(encoder), mask), restored(encoder):
+def transformer_states(encoder: Any, frames: Tensor, counts: Tensor) -> list[Tensor]:
+    """Return the layers, (B, T, D) each; the last one is the output of the encoder after its final norm, if any."""
+    mask = mask_if_padded(valid(counts, frames.shape[1]))
+    with (
+        collect_states(encoder.layers) as states,
+        mask_outputs(modules_to_mask(encoder), mask),
+        preserve_positions(encoder),
+    ):
         output = encoder(frames, attention_mask=mask)
     states[-1] = output[0]  # in every release of transformers
     return states
 
 
-def needed(mask: Tensor) -> Tensor | None:
-    """None for a mask that hides nothing, as attention is quicker without."""
+def mask_if_padded(mask: Tensor) -> Tensor | None:
+    """Return the mask, or None if it hides nothing, because attention is faster without a mask."""
     return None if bool(mask.all()) else mask
 
 
-def stacked(states: Sequence[Tensor], counts: Tensor) -> Features:
-    """Layers of (B, T, D) each as features, zero beyond each clip's frames."""
+def stack_layers(states: Sequence[Tensor], counts: Tensor) -> Features:
+    """Stack layers of (B, T, D) each into features that are zero after the last frame of each clip."""
     stack = torch.stack([state.float() for state in states], dim=2)
     return Features(stack.masked_fill_(~valid(counts, stack.shape[1])[:, :, None, None], 0.0), counts)
 
 
 def fold_weight_norm(model: nn.Module) -> None:
-    """Make normalised weights plain ones, as they are between two training steps, by torch's old hooks or its new ones.
+    """Replace weights under weight norm, by torch's hooks or its parametrizations, with the plain weights.
 
-    The norm would otherwise be taken anew in every forward pass, with last bits that depend on the number of threads.
+    Otherwise every forward pass computes the norm again, and its last bits depend on the number of threads.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -137,16 +145,16 @@ def fold_weight_norm(model: nn.Module) -> None:
 
 
 def receptive_field(kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """Samples that one frame of stacked convolutions sees."""
+    """Return the receptive field, in samples, of one output frame of stacked convolutions."""
     size = 1
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         size = (size - 1) * stride + kernel
     return size
 
 
-def standardized(clean: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
-    """Each clip's samples (B, S) at zero mean and unit variance, as in Wav2Vec2FeatureExtractor; zeros elsewhere."""
-    exact = exact_type(clean)
+def standardized_waveforms(clean: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+    """Normalise each clip of (B, S) to zero mean and unit variance as Wav2Vec2FeatureExtractor does, zero elsewhere."""
+    exact = statistics_dtype(clean)
     mean = clean.sum(1, dtype=exact) / lengths
     centered = (clean - mean[:, None].to(clean.dtype)).masked_fill(~mask, 0.0)
     variance = centered.square().sum(1, dtype=exact) / lengths
@@ -154,10 +162,10 @@ def standardized(clean: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
 
 
 def group_normed(layer: Any, clean: Tensor, lengths: Tensor) -> Tensor:
-    """First convolution (B, 1, S) to (B, C, T) and its norm over each clip's own frames, then the activation.
+    """Apply the first convolution to waveforms (B, S), its group norm over each clip's frames, and the activation.
 
-    A channel is a linear function of short windows of the waveform, so its mean and variance follow from the windows'
-    mean and covariance: the statistics cost next to nothing, and the padded frames never enter them.
+    The result is (B, C, T). A channel is a linear function of short windows of the waveform, so its mean and variance
+    follow from the mean and covariance of the windows. This is cheap, and padded frames do not enter the statistics.
     """
     conv, norm = layer.conv, layer.layer_norm
     with torch.autocast(clean.device.type, enabled=False):
@@ -165,7 +173,7 @@ def group_normed(layer: Any, clean: Tensor, lengths: Tensor) -> Tensor:
         kernels = conv.weight[:, 0].to(mean.dtype)
         variance = ((kernels @ covariance) * kernels).sum(2)  # (B, C)
         scale = norm.weight * torch.rsqrt(variance.clamp(min=0) + norm.eps)
-        # The norm removes any offset, and so it does the convolution's bias; without one, less is lost to rounding.
+        # The norm removes any offset, including the bias of the convolution; without one the rounding error is smaller.
         offset = mean.mean(1, keepdim=True)
         shift = norm.bias - (mean - offset) @ kernels.T * scale
     x = F.conv1d((clean - offset.to(clean.dtype))[:, None], conv.weight, stride=conv.stride)
@@ -173,8 +181,8 @@ def group_normed(layer: Any, clean: Tensor, lengths: Tensor) -> Tensor:
 
 
 def window_moments(clean: Tensor, lengths: Tensor, size: int, hop: int) -> tuple[Tensor, Tensor]:
-    """Mean (B, size) and covariance (B, size, size) of the windows that lie within each clip of (B, S)."""
-    windows = clean.to(exact_type(clean)).unfold(1, size, hop)
+    """Return the mean (B, size) and covariance (B, size, size) of the windows inside each clip of (B, S)."""
+    windows = clean.to(statistics_dtype(clean)).unfold(1, size, hop)
     counts = (lengths - size) // hop + 1
     inside = valid(counts, windows.shape[1])[:, :, None]
     mean = (windows * inside).sum(1) / counts[:, None]
@@ -182,13 +190,13 @@ def window_moments(clean: Tensor, lengths: Tensor, size: int, hop: int) -> tuple
     return mean, centered.transpose(1, 2) @ centered / counts[:, None, None]
 
 
-def exact_type(tensor: Tensor) -> torch.dtype:
+def statistics_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
-def leaks(encoder: Any) -> list[nn.Module]:
-    """Modules whose output (B, D, T) is convolved next, but is not zero beyond a clip's end."""
-    if hasattr(encoder.layers[0], "conv_module"):  # Conformer blocks; their convolution of positions is never used
+def modules_to_mask(encoder: Any) -> list[nn.Module]:
+    """Return the modules whose output (B, D, T) goes into a convolution but is not zero after the end of a clip."""
+    if hasattr(encoder.layers[0], "conv_module"):  # Conformer blocks; their positional convolution is never used
         return [block.conv_module.glu for block in encoder.layers]
     embedding = encoder.pos_conv_embed
     norm = getattr(embedding, "batch_norm", None)
@@ -196,23 +204,24 @@ def leaks(encoder: Any) -> list[nn.Module]:
 
 
 @contextmanager
-def masked(modules: Sequence[nn.Module], mask: Tensor | None) -> Iterator[None]:
-    """Zero the outputs (B, D, T) of modules where mask (B, T) is false; nothing where there is no mask."""
+def mask_outputs(modules: Sequence[nn.Module], mask: Tensor | None) -> Iterator[None]:
+    """While active, set the outputs (B, D, T) of modules to zero where mask (B, T), if there is one, is false."""
 
-    def after(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+    def masked(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
         return output if mask is None else output.masked_fill(~mask[:, None], 0.0)
 
     with ExitStack() as stack:
         for module in modules:
-            stack.callback(module.register_forward_hook(after).remove)
+            stack.callback(module.register_forward_hook(masked).remove)
         yield
 
 
 @contextmanager
-def restored(encoder: Any) -> Iterator[None]:
-    """Leaves nothing of one call to the next in an encoder's table of positions.
+def preserve_positions(encoder: Any) -> Iterator[None]:
+    """Restore an encoder's table of position embeddings afterwards, so that one call does not affect the next.
 
-    Relative ones would grow with the longest clip, rotary ones stay in the precision of the last call of their length.
+    Otherwise a table of relative positions grows with the longest clip, and rotary positions keep the precision of the
+    last call with the same length.
     """
     positions: Any = getattr(encoder, "embed_positions", None)
     table = getattr(positions, "pe", None)
@@ -226,18 +235,18 @@ def restored(encoder: Any) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collects the input of the first block and the output of every block, (B, T, D) each."""
+def collect_states(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect the input of the first block and the output of every block, (B, T, D) each."""
     states: list[Tensor] = []
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def append_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states.append(args[0] if args else kwargs["hidden_states"])
 
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+    def append_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         states.append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as stack:
-        stack.callback(blocks[0].register_forward_pre_hook(before, with_kwargs=True).remove)
+        stack.callback(blocks[0].register_forward_pre_hook(append_input, with_kwargs=True).remove)
         for block in blocks:
-            stack.callback(block.register_forward_hook(after).remove)
+            stack.callback(block.register_forward_hook(append_output).remove)
         yield states

@@ -1,1 +1,1 @@
-"""What a method of pre-training is, and the one loop that trains all of them."""
+"""The interface of a pre-training method, and the one loop that trains all methods."""

@@ -1,4 +1,4 @@
-"""Fine-tuning an encoder's embedding by an additive angular margin: on clusters in place of speakers."""
+"""Fine-tune an encoder's embedding by AAM-softmax, with cluster numbers in place of speaker labels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from upstreams.pretraining.augmentation import augmented
 from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step
 from upstreams.torchaudio_guard import guard
 
-KIND = "cluster"  # of the labels that are learnt from
+KIND = "cluster"  # key of the labels that serve as classes
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How an encoder of some size is tuned. scale, margin: of the softmax, the margin in radians."""
+    """The fine-tuning settings for encoders of one size. scale, margin: of AAM-softmax; the margin is in radians."""
 
     recipe: Recipe
     scale: float
@@ -27,25 +27,25 @@ class Tuning:
 
 
 # The authors' second stage (their recipe ssl.v1) has two sub-centres, an inter-top-k penalty and SGD, and first trains
-# the last layer alone; the paper's own settings are not public. Here the plain margin and AdamW stand for both.
+# the last layer alone; the paper's own settings are not public. The plain margin and AdamW replace them here.
 BASE = Tuning(Recipe(steps=60_000, batch=256, seconds=4.0, lr=1e-4, warmup=1000, weight_decay=1e-4), 30.0, 0.2)
 MINI = Tuning(Recipe(steps=500, batch=32, seconds=1.5, lr=3e-3, warmup=20, weight_decay=1e-4, clip=5.0), 20.0, 0.1)
-SMALL = 1_500_000  # weights, below which an encoder is tuned as one of size mini
+SMALL = 1_500_000  # weights; smaller encoders use the settings MINI
 
 
 class MarginTuning(Method):
-    """AAM-softmax (Xiang et al., 2019) on the numbers `batch.labels["cluster"]`, of stretches with synthetic
-    noise and rooms, whatever the encoder was pre-trained in.
+    """AAM-softmax (Xiang et al., 2019) with the classes `batch.labels["cluster"]`.
 
-    Beside the loss is shown the share of clips whose own class has the nearest centre.
+    All segments are augmented by synthetic noise and reverberation, independently of how the encoder was pre-trained.
+    The term "accuracy" is the share of clips whose class has the nearest centre.
     """
 
     def __init__(
         self, network: nn.Module, classes: int, tuning: Tuning, exported: Callable[[Any], dict[str, Tensor]]
     ) -> None:
-        """network: gives embeddings (B, dim) of waveforms (B, S) and lengths (B,), and is changed in place.
+        """network: maps waveforms (B, S) and lengths (B,) to embeddings (B, dim); it is trained in place.
 
-        exported: names its weights as in a checkpoint.
+        exported: returns its weights under the names of a checkpoint.
         """
         super().__init__()
         self.recipe, self.network, self.name_weights = tuning.recipe, network, exported
@@ -67,9 +67,10 @@ class MarginTuning(Method):
 
 
 def angular_margin(scale: float, margin: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Mean loss (), in nats, of cosines (B, 1, C) and classes (B, 1): SpeechBrain's AdditiveAngularMargin.
+    """Return the mean loss () in nats for cosines (B, 1, C) and classes (B, 1), by SpeechBrain's AdditiveAngularMargin.
 
-    Cross-entropy of scale * cos(angle + margin) of the own class against scale * cos(angle) of the others.
+    It is the cross-entropy with the logit scale * cos(angle + margin) for the true class and scale * cos(angle) for
+    the others.
     """
     guard()
     from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
@@ -78,5 +79,5 @@ def angular_margin(scale: float, margin: float) -> Callable[[Tensor, Tensor], Te
 
 
 def tuning_of(network: nn.Module) -> Tuning:
-    """How an encoder of its size is tuned unless the user says otherwise."""
+    """Return the default fine-tuning settings for an encoder of this size."""
     return MINI if sum(weight.numel() for weight in network.parameters()) < SMALL else BASE

@@ -1,4 +1,4 @@
-"""Clusters of embeddings, which stand for speakers whom nobody named (Cho et al., 2022)."""
+"""Clusters of embeddings as pseudo-labels in place of speaker labels (Cho et al., 2022)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from upstreams.threads import one_thread
 
 Floats = NDArray[np.float64]
 ClusterNumbers = NDArray[np.int64]
-MANY = 50_000  # vectors, from which on each step of k-means sees a part of them
-PART = 16_384  # vectors in such a part
+MANY = 50_000  # vectors; from this number on, mini-batch k-means is used
+PART = 16_384  # vectors in a mini-batch
 
 
 class Agreement(NamedTuple):
-    """How well clusters match names: normalised mutual information, and the share of clips of the commonest name of
-    their cluster, both from 0 to 1.
+    """The agreement of clusters with names: normalised mutual information, and the share of clips that have the most
+    frequent name of their cluster; both are from 0 to 1.
     """
 
     nmi: float
     purity: float
 
 
-def comparable(vectors: NDArray[np.floating]) -> Floats:
-    """Vectors (N, D) with each dimension standardised, then each of unit length; a dimension that never varies is 0."""
+def standardized_directions(vectors: NDArray[np.floating]) -> Floats:
+    """Return vectors (N, D), standardised per dimension and scaled to unit length; constant dimensions become 0."""
     plain = vectors.astype(np.float64)
     deviation = plain.std(0)
     varies = deviation > 1e-9 * np.abs(plain).max(0, initial=0.0)
@@ -34,11 +34,11 @@ def comparable(vectors: NDArray[np.floating]) -> Floats:
     return plain / np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-12)
 
 
-def clustered(vectors: Floats, count: int, seed: int) -> ClusterNumbers:
-    """Cluster (N,) of each of the vectors (N, D), by k-means (scikit-learn's); the same with any number of threads."""
+def kmeans_clusters(vectors: Floats, count: int, seed: int) -> ClusterNumbers:
+    """Return the cluster (N,) of each vector (N, D) by scikit-learn's k-means, independent of the number of threads."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    with one_thread():  # several add up in the order in which they are done
+    with one_thread():  # with several threads, the order of summation would vary
         if len(vectors) < MANY:
             return KMeans(count, n_init=4, random_state=seed).fit_predict(vectors).astype(np.int64)
         return (
@@ -46,11 +46,13 @@ def clustered(vectors: Floats, count: int, seed: int) -> ClusterNumbers:
         )
 
 
-def trusted(vectors: Floats, clusters: ClusterNumbers, smallest: int, largest: int, nearest: float) -> ClusterNumbers:
-    """The cluster (N,) of each vector, numbered anew, or UNKNOWN for those that are not to be learnt from.
+def pseudo_labels_of(
+    vectors: Floats, clusters: ClusterNumbers, smallest: int, largest: int, nearest: float
+) -> ClusterNumbers:
+    """Return the pseudo-label (N,) of each vector: its cluster, renumbered, or UNKNOWN if it is not to be used.
 
-    Clusters with fewer than `smallest` or more than `largest` members are left out; of the others the share `nearest`
-    of members, rounded up, that is nearest to their mean stays. Of members equally near, the first ones do.
+    Clusters with fewer than `smallest` or more than `largest` members are dropped. In each other cluster, the share
+    `nearest` of the members (rounded up) that are nearest to the mean is used; ties are resolved by order.
     """
     labels = np.full(len(clusters), UNKNOWN, np.int64)
     number = 0
@@ -65,7 +67,7 @@ def trusted(vectors: Floats, clusters: ClusterNumbers, smallest: int, largest: i
 
 
 def agreement(clusters: ClusterNumbers, names: list[str]) -> Agreement:
-    """Of the clusters (N,) of some clips and their names."""
+    """Return the agreement of the clusters (N,) of clips with their names (N)."""
     from sklearn.metrics import normalized_mutual_info_score
     from sklearn.metrics.cluster import contingency_matrix
 

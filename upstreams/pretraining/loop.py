@@ -1,10 +1,10 @@
-"""Pre-training: the one loop that trains every method.
+"""The loop that trains every pre-training method.
 
-Everything random in a step is drawn anew from (seed, step, part, process), rates follow from the step, and batches
-come from whoever feeds the loop: a training that is resumed from a `TrainingState` goes on bit for bit as if it had
-never stopped, on the CPU with the same number of threads. On a GPU this holds as far as the GPU's kernels repeat
-themselves. Kernels that add in the order of arrival, such as the gradient of an interpolation, do not, unless the user
-asks torch for deterministic algorithms, which some methods do not have.
+The random numbers of a step depend only on (seed, step, micro-batch, process), the learning rate depends only on the
+step, and the caller provides the batches. A training that is resumed from a `TrainingState` therefore continues bit for
+bit as if it had not stopped, on the CPU with the same number of threads. On a GPU this holds if the GPU's kernels are
+deterministic. Kernels that add in order of arrival, such as the gradient of an interpolation, are not, unless the user
+requests deterministic algorithms from torch, which some operations lack.
 """
 
 from __future__ import annotations
@@ -24,19 +24,34 @@ from torch import Tensor, nn
 
 from upstreams.base import UpstreamError
 from upstreams.pretraining.methods import AudioBatch, Method, Recipe
-from upstreams.pretraining.optimization import learning_rate, moments, optimizer_of, set_moments, set_rates, trained
-from upstreams.pretraining.processes import anywhere, average_gradients, interruption, joined, mean, processes, share
-from upstreams.safety.allow_list import listed
+from upstreams.pretraining.optimization import (
+    learning_rate,
+    moments,
+    optimizer_of,
+    set_moments,
+    set_rates,
+    trainable_parameters,
+)
+from upstreams.pretraining.processes import (
+    any_process,
+    average_gradients,
+    broadcast,
+    interruption,
+    mean_over_processes,
+    process_group,
+    processes,
+)
+from upstreams.safety.allow_list import short_list
 from upstreams.safety.checkpoints import not_finite
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A training, beside the method and its batches.
+    """The settings of a training, apart from the method and its batches.
 
-    recipe: the method's own, with what the user changed. accumulate: micro-batches in a step, whose gradients are
-    averaged. device: cpu, cuda or cuda:NUMBER. every: steps from one point of the history to the next. save_every,
-    report_every: seconds from one saved state to the next, and from one report, at most.
+    recipe: that of the method, with the user's changes. accumulate: micro-batches per step, whose gradients are
+    averaged. device: cpu, cuda or cuda:NUMBER. every: steps between points of the history. save_every, report_every:
+    the least number of seconds between saved states, and between reports.
     """
 
     recipe: Recipe
@@ -49,9 +64,9 @@ class Schedule:
 
 
 class TrainingState(NamedTuple):
-    """All there is to resume from, on the CPU: a function of method, plan and batches, not of when it was saved.
+    """Everything that a training resumes from, on the CPU; it does not depend on the time at which it was saved.
 
-    tensors: "method.NAME" and "optimizer.PARAMETER.MOMENT". facts: JSON values; "step": those that are done.
+    tensors: "method.NAME" and "optimizer.PARAMETER.MOMENT". facts: JSON values; "step": the number of completed steps.
     """
 
     tensors: dict[str, Tensor]
@@ -59,18 +74,18 @@ class TrainingState(NamedTuple):
 
 
 class CurvePoint(NamedTuple):
-    """Means of the terms, and of "gradient", its norm before it is clipped, since the last point; step: those done."""
+    """Means, since the last point, of the terms and of "gradient", the norm before clipping; step: completed steps."""
 
     step: int
     terms: dict[str, float]
 
 
 class TrainingProgress(NamedTuple):
-    """How far a training is.
+    """The progress of a training.
 
-    terms: as in Point, since the last one of the history. lr: of the last step. waiting: share of the time spent
-    waiting for batches; on a GPU, which may have had work meanwhile, at most that. seconds: since this call of `fit`
-    began, which did not do the steps before its state.
+    terms: as in `CurvePoint`, since the last point of the history. lr: of the last step. waiting: share of the time
+    spent waiting for batches; an upper bound on a GPU, which may compute meanwhile. seconds: since this call of `fit`
+    began; steps before the resumed state are not included.
     """
 
     step: int
@@ -93,28 +108,29 @@ def fit(
     save: Callable[[TrainingState], None] = lambda state: None,
     report: Callable[[TrainingProgress], None] = lambda progress: None,
 ) -> History:
-    """Train a method in place, in this process and those that torchrun started beside it; what its terms were.
+    """Train a method in place, in this and all other processes that torchrun started; return the history of its terms.
 
-    batches: gives this process's micro-batches from a step (from 0) on, `plan.accumulate` of equal size for each step.
-    state: to go on from. save: called now and then, and when SIGINT or SIGTERM arrived, after which KeyboardInterrupt
-    is raised; not at the end. report: called at each point of the history and in between. Only the first process calls
-    them. Raises UpstreamError where a term, gradient or weight is not finite, which is never saved, where the batches
-    end too early, and where the state is of another method.
+    batches: maps a step (from 0) to the micro-batches of this process from that step on, `plan.accumulate` of equal
+    size for each step. state: the state to resume from. save: called every `plan.save_every` seconds, and after SIGINT
+    or SIGTERM, before KeyboardInterrupt is raised; not at the end. report: called at each point of the history and
+    every `plan.report_every` seconds. Only the first process calls `save` and `report`. Raises UpstreamError if a term,
+    gradient or weight is not finite (such a state is never saved), if the batches end too early, or if the state
+    belongs to another method.
     """
-    check(plan)
-    with joined(plan.device) as device, torch.random.fork_rng([device] if device.type == "cuda" else []):
+    check_schedule(plan)
+    with process_group(plan.device) as device, torch.random.fork_rng([device] if device.type == "cuda" else []):
         if processes()[1] > 1 and device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(method)  # statistics of the whole batch; gloo, on CPUs, has none
         loop = PretrainingLoop(method.to(device).train(), plan, save, report)
         if state is not None:
             loop.resume(state)
         loop.prepare(batches)
-        share(method.state_dict().values())
+        broadcast(method.state_dict().values())
         loop.run(batches)
     return loop.history
 
 
-def check(plan: Schedule) -> None:
+def check_schedule(plan: Schedule) -> None:
     if plan.recipe.precision not in ("bf16", "fp32"):
         raise UpstreamError(f"no precision '{plan.recipe.precision}'; use bf16 or fp32")
     if plan.recipe.steps < 0 or plan.accumulate < 1 or plan.every < 1:
@@ -122,7 +138,7 @@ def check(plan: Schedule) -> None:
 
 
 class PretrainingLoop:
-    """A training under way, on the device that its method is on."""
+    """A running training, on the device of its method."""
 
     def __init__(
         self,
@@ -134,13 +150,13 @@ class PretrainingLoop:
         self.method, self.plan, self.save, self.report = method, plan, save, report
         self.device = next(method.parameters()).device
         self.optimizer = optimizer_of(method, plan.recipe)
-        self.parameters = list(trained(method).values())
+        self.parameters = list(trainable_parameters(method).values())
         self.rank = processes()[0]
         self.step = 0
         self.history: History = []
         self.names: list[str] = []  # of the terms
         self.settled: list[list[float]] = []  # terms of each step since the last point of the history
-        self.recent: list[Tensor] = []  # those of the steps after these, still on the device
+        self.recent: list[Tensor] = []  # terms of the steps after these, still on the device
         self.saved: int | None = None  # step of the last state
         self.waited = 0.0  # seconds
 
@@ -164,24 +180,24 @@ class PretrainingLoop:
         self.history = [CurvePoint(step, dict(terms)) for step, terms in state.facts["history"]]
 
     def prepare(self, batches: Callable[[int], Iterable[AudioBatch]]) -> None:
-        """Before the first step of all, let the first process's method look at batches, which the others do not."""
+        """Before the first step of a new training, let the method of the first process prepare itself from batches."""
         failed = None
         if self.rank == 0 and self.saved is None and self.plan.recipe.steps:
             feed = iter(batches(0))
             torch.manual_seed(seed_of(self.plan.seed, -1, 0, 0))
             try:
-                self.method.prepare(moved(batch, self.device) for batch in feed)
-            except Exception as error:  # the others must not wait for what will not come
+                self.method.prepare(on_device(batch, self.device) for batch in feed)
+            except Exception as error:  # the other processes must not wait for this one
                 failed = error
             finally:
-                closed(feed)
-        if anywhere([failed is not None])[0]:
-            raise failed or SystemExit(2)  # the first process tells
+                close_feed(feed)
+        if any_process([failed is not None])[0]:
+            raise failed or SystemExit(2)  # the first process reports the error
 
     def run(self, batches: Callable[[int], Iterable[AudioBatch]]) -> None:
         """Train to the end of the plan."""
         self.started = self.shown = saved = time.perf_counter()
-        if mean(torch.tensor([self.step])).item() != self.step:
+        if mean_over_processes(torch.tensor([self.step])).item() != self.step:
             raise UpstreamError("the processes resume from different states; put the output where all of them see it")
         steps, feed = self.plan.recipe.steps, iter(batches(self.step))
         try:
@@ -189,9 +205,9 @@ class PretrainingLoop:
                 while self.step < steps:
                     self._learn(feed)
                     if self.step % self.plan.every == 0 or self.step == steps:
-                        self._tell()
+                        self._add_point()
                     keep, show = self._due(saved, self.plan.save_every), self._due(self.shown, self.plan.report_every)
-                    stop, keep, show = anywhere([signals.noted, keep, show])
+                    stop, keep, show = any_process([signals.noted, keep, show])
                     if show and self.recent:
                         self._settle()
                         self._show(self._means())
@@ -201,16 +217,16 @@ class PretrainingLoop:
                     if stop:
                         raise KeyboardInterrupt
         finally:
-            closed(feed)
+            close_feed(feed)
         self._refuse(not_finite(self.method.state_dict()), self.step)
 
     def _due(self, last: float, every: float) -> bool:
-        """Whether the first process should do again what it did last so many seconds ago."""
+        """Whether `every` seconds have passed since `last`, in the first process and before the last step."""
         ends = self.step == self.plan.recipe.steps
         return self.rank == 0 and not ends and time.perf_counter() - last >= every
 
     def _learn(self, feed: Iterator[AudioBatch]) -> None:
-        """One step: gradients of all parts, averaged, and what follows from them."""
+        """Perform one optimiser step with the averaged gradients of all micro-batches."""
         recipe, done = self.plan.recipe, self.step / self.plan.recipe.steps
         terms = [self._part(self._next(feed), part, done) for part in range(self.plan.accumulate)]
         average_gradients(self.parameters)
@@ -221,11 +237,11 @@ class PretrainingLoop:
         self.step += 1
         with torch.no_grad():
             self.method.stepped(self.step / recipe.steps)
-        share(self.method.buffers())
+        broadcast(self.method.buffers())
         self.recent.append(torch.cat([torch.stack(terms).mean(0), norm[None]]))
 
     def _part(self, batch: AudioBatch, part: int, done: float) -> Tensor:
-        """Add a micro-batch's share to the gradients; its terms."""
+        """Add the gradients of a micro-batch and return its terms."""
         plan = self.plan
         torch.manual_seed(seed_of(plan.seed, self.step, part, self.rank))
         try:
@@ -247,9 +263,9 @@ class PretrainingLoop:
         self.waited += time.perf_counter() - start
         if batch is None:
             raise UpstreamError(f"the batches end at step {self.step} of {self.plan.recipe.steps}; give more of them")
-        return moved(batch, self.device)
+        return on_device(batch, self.device)
 
-    def _tell(self) -> None:
+    def _add_point(self) -> None:
         self._settle()
         terms = self._means()
         self.history.append(CurvePoint(self.step, terms))
@@ -257,7 +273,7 @@ class PretrainingLoop:
         self._show(terms)
 
     def _means(self) -> dict[str, float]:
-        """Of the terms since the last point."""
+        """Return the means of the terms since the last point."""
         columns = zip(*self.settled, strict=True)
         return {name: fmean(column) for name, column in zip(self.names, columns, strict=True)}
 
@@ -269,10 +285,10 @@ class PretrainingLoop:
             self.report(TrainingProgress(self.step, recipe.steps, terms, lr, self.waited / seconds, seconds))
 
     def _settle(self) -> None:
-        """Fetch the terms of recent steps from all processes; refuse those that are not finite."""
+        """Collect the terms of recent steps from all processes; raises UpstreamError if one is not finite."""
         if not self.recent:
             return
-        rows = mean(torch.stack(self.recent)).tolist()
+        rows = mean_over_processes(torch.stack(self.recent)).tolist()
         for step, row in enumerate(rows, self.step - len(rows) + 1):
             self._refuse([name for name, term in zip(self.names, row, strict=True) if not math.isfinite(term)], step)
         self.settled += rows
@@ -288,20 +304,20 @@ class PretrainingLoop:
 
     def _refuse(self, broken: list[str], step: int) -> None:
         if broken:
-            kept = "no state was saved" if self.saved is None else f"the last state saved is of step {self.saved}"
-            told = f"{listed(broken)} {'is' if len(broken) == 1 else 'are'} not finite at step {step}"
-            raise UpstreamError(f"{told}; lower --lr or train with --precision fp32; {kept}")
+            last = "no state was saved" if self.saved is None else f"the last state saved is of step {self.saved}"
+            fault = f"{short_list(broken)} {'is' if len(broken) == 1 else 'are'} not finite at step {step}"
+            raise UpstreamError(f"{fault}; lower --lr or train with --precision fp32; {last}")
 
 
 def seed_of(seed: int, step: int, part: int, rank: int) -> int:
-    """Seed of all that is random in a micro-batch."""
+    """Return the seed of the random numbers of a micro-batch."""
     return int.from_bytes(hashlib.sha256(f"{seed} {step} {part} {rank}".encode()).digest()[:8], "big")
 
 
-def moved(batch: AudioBatch, device: torch.device) -> AudioBatch:
-    """The batch in memory of the device; on the CPU a copy, as sums may depend on how their terms are aligned."""
+def on_device(batch: AudioBatch, device: torch.device) -> AudioBatch:
+    """Return the batch on a device; on the CPU a copy, as sums may depend on the alignment of memory."""
     move = partial(_pinned, device=device) if device.type == "cuda" else partial(Tensor.to, device=device, copy=True)
-    labels = {kind: move(each) for kind, each in batch.labels.items()}
+    labels = {kind: move(numbers) for kind, numbers in batch.labels.items()}
     return AudioBatch(move(batch.waveforms), move(batch.lengths), labels)
 
 
@@ -309,7 +325,7 @@ def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def closed(feed: Iterator[AudioBatch]) -> None:
-    """Let whoever feeds the loop put things away."""
+def close_feed(feed: Iterator[AudioBatch]) -> None:
+    """Close a generator of batches, so that it can release its resources."""
     if isinstance(feed, Generator):
         feed.close()

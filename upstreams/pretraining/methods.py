@@ -1,4 +1,4 @@
-"""What a method of pre-training is, and where each one lives."""
+"""The interface of a pre-training method, and the registry of methods."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from upstreams.arguments import arguments_of
+from upstreams.arguments import parse_arguments
 from upstreams.base import UpstreamError
 
-# Modules whose `method(size, **options)` builds one.
+# Modules by method; the function `method(size, **options)` of each builds it.
 METHODS = {name: f"upstreams.seeds.{name}" for name in ("ssast", "atst", "dino", "masr", "pms")}
-UNKNOWN = -1  # among the labels of a batch
+UNKNOWN = -1  # the label of clips that have none
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class AudioBatch(NamedTuple):
-    """Stretches of clips, zero-padded to the longest.
+    """Segments of clips, zero-padded to the longest.
 
-    waveforms: (B, S) float32 in [-1, 1]. lengths: (B,) int64, valid samples of each. labels: numbers (B,) int64 by
-    kind, such as "language", UNKNOWN where a clip has none; only kinds that were asked for.
+    waveforms: (B, S) float32 in [-1, 1]. lengths: (B,) int64, valid samples of each. labels: (B,) int64 by
+    kind, such as "language", UNKNOWN if a clip has none; only the requested kinds are present.
     """
 
     waveforms: Tensor
@@ -36,10 +36,10 @@ class AudioBatch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a method makes of a batch.
+    """The result of a method for one batch.
 
-    terms: by name, each (); "loss" is minimised, the others are shown. vectors: (V * B, D) with gradients, each clip
-    as the encoder that learns sees it, one view of all clips after the other; what a term on metadata is of.
+    terms: scalars () by name; "loss" is minimised, the others are reported. vectors: (V * B, D) with gradients, the
+    utterance vectors of the trained encoder for V views, each of all clips; the metadata triplet loss uses them.
     """
 
     terms: dict[str, Tensor]
@@ -48,17 +48,17 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a method is trained, unless the user says otherwise. Rates follow a linear warm-up, then half a cosine."""
+    """Default training settings. The learning rate rises linearly during the warm-up, then falls by half a cosine."""
 
     steps: int
-    batch: int  # clips in a step, over all processes and accumulated parts
-    seconds: float  # of a clip that are seen at once; shorter clips are taken whole
-    lr: float  # at the end of the warm-up
+    batch: int  # clips per step, over all processes and micro-batches
+    seconds: float  # of each segment; shorter clips are used whole
+    lr: float  # learning rate at the end of the warm-up
     final_lr: float = 1e-6
     warmup: int = 0  # steps
     optimizer: str = "adamw"  # or "adam", whose weight decay is part of the gradient
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0  # of matrices; vectors (biases, norms) have none
+    weight_decay: float = 0.0  # of matrices; vectors (biases, norms) are not decayed
     final_weight_decay: float | None = None  # reached by half a cosine; None: constant
     clip: float | None = None  # largest norm of the gradient
     precision: str = "bf16"  # of autocast; or "fp32"
@@ -67,41 +67,43 @@ class Recipe:
 class Method(nn.Module, ABC):
     """A self-supervised objective together with the networks that it trains.
 
-    Every random choice is drawn from torch's global generator, which the loop seeds anew for each step: weights,
-    persistent buffers and the optimiser's moments are all there is to resume from.
+    All random numbers come from torch's global generator, which the loop seeds for each step. A training therefore
+    resumes from weights, persistent buffers and the moments of the optimiser alone.
     """
 
     sample_rate: int = 16_000  # Hz
-    version: int = 1  # raised by the commit that changes what the training comes to
+    version: int = 1  # raised by each commit that changes the result of the training
     recipe: Recipe
-    metadata: Mapping[str, float] = MappingProxyType({})  # weights of kinds of labels that it learns from by itself
-    origin: Mapping[str, str] = MappingProxyType({})  # SHA-256 of files, or listings of folders, that its options name
+    metadata: Mapping[str, float] = MappingProxyType({})  # weights of the kinds of labels that the method itself uses
+    origin: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # SHA-256 of the files, or of listings of the folders, named by options
 
     def prepare(self, batches: Iterator[AudioBatch]) -> None:
-        """Called once, before the first step of a new training, with its batches: such as to find a codebook.
+        """Prepare a new training, before its first step, from as many batches as needed, for example by a codebook.
 
-        What it finds belongs in buffers, from which a training is resumed. It reads as many batches as it needs.
+        The result belongs in buffers, from which a training is resumed.
         """
 
     @abstractmethod
     def forward(self, batch: AudioBatch, done: float) -> Step:
-        """One look at a batch. done: share of the training that is behind, in [0, 1)."""
+        """Return the terms and vectors of a batch. done: the completed share of the training, in [0, 1)."""
 
     def stepped(self, done: float) -> None:
-        """Called after each step of the optimiser, such as to let a teacher follow. done: as of then, in (0, 1]."""
+        """Called after each optimiser step, for example to update a teacher. done: completed share, in (0, 1]."""
 
     @abstractmethod
     def exported(self) -> dict[str, Tensor]:
-        """Weights to keep, named as in the authors' checkpoints, so that the upstream of this method reads them."""
+        """Return the weights to save, named as in the authors' checkpoints, which the upstream of this method reads."""
 
 
-def mean_where(tokens: Tensor, kept: Tensor) -> Tensor:
-    """Mean (B, D) of those of the tokens (B, N, D) that are kept (B, N)."""
-    return (tokens.float() * kept[..., None]).sum(1) / kept.sum(1, keepdim=True).clamp(min=1)
+def mean_where(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (B, D) of the tokens (B, N, D) that a mask (B, N) selects."""
+    return (tokens.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-def method(reference: str, size: str, seed: int) -> Method:
-    """The method of METHODS that a reference such as `ssast?variant=frame` names, its weights drawn from the seed.
+def create_method(reference: str, size: str, seed: int) -> Method:
+    """Build the method named by a reference such as `ssast?variant=frame`, with weights initialised from the seed.
 
     Raises UpstreamError for unknown names, options and sizes.
     """
@@ -111,7 +113,7 @@ def method(reference: str, size: str, seed: int) -> Method:
         hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(METHODS)}"
         raise UpstreamError(f"no method '{name}'; {hint}")
     build = partial(importlib.import_module(METHODS[name]).method, size)
-    options = arguments_of(query, build, name)
+    options = parse_arguments(query, build, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(**options)

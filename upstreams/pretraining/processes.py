@@ -1,7 +1,7 @@
-"""The processes of one training, as torchrun starts them: each sees its share of every batch, and weights stay equal.
+"""The processes of one training, started by torchrun: each gets a share of every batch, and all weights stay equal.
 
-Gradients are averaged in one piece after the backward pass. DistributedDataParallel would overlap that with it, but
-regroups its pieces after the first step, so that with three processes or more a resumed run may end in other bits.
+Gradients are averaged in one operation after the backward pass. DistributedDataParallel would overlap the two, but it
+regroups its buckets after the first step, so that with three or more processes a resumed run may differ in some bits.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch import Tensor, distributed, nn
 
 from upstreams.base import UpstreamError
 
-PATIENCE = timedelta(hours=12)  # that processes wait for one which looks a corpus over
-ECHO = 1.0  # seconds in which a launcher may pass the same signal on again
+PATIENCE = timedelta(hours=12)  # for which processes wait for one that prepares a corpus
+ECHO = 1.0  # seconds within which a repeated signal is taken for a copy forwarded by the launcher
 
 
 def processes() -> tuple[int, int]:
-    """Number of this process, from 0, and how many there are: torchrun's RANK and WORLD_SIZE, or 0 and 1."""
+    """Return the rank of this process and the number of processes: torchrun's RANK and WORLD_SIZE, or 0 and 1."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
-def joined(device: str) -> Iterator[torch.device]:
-    """Device of this process, in a group with torchrun's other processes; inside another such context, of that group.
+def process_group(device: str) -> Iterator[torch.device]:
+    """Join the group of torchrun's processes and yield the device of this process; nested contexts share the group.
 
-    Processes that left it may not find together again: who trains more than once puts it around all of that.
-    device: as torch writes it; each process takes its own GPU of "cuda". Raises UpstreamError where there is no such.
+    Processes may be unable to rejoin after they have left, so one context must enclose several trainings.
+    device: in torch's notation; for "cuda", each process takes its own GPU. Raises UpstreamError for unknown devices.
     """
-    place = own(device)
+    place = own_device(device)
     if processes()[1] == 1 or distributed.is_initialized():
         yield place
         return
@@ -48,7 +48,7 @@ def joined(device: str) -> Iterator[torch.device]:
         distributed.destroy_process_group()
 
 
-def own(device: str) -> torch.device:
+def own_device(device: str) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError as error:
@@ -58,15 +58,15 @@ def own(device: str) -> torch.device:
     if place.index is not None and processes()[1] > 1:
         raise UpstreamError(f"'{device}' is one GPU for all processes; give cuda, of which each takes its own")
     number = int(os.environ.get("LOCAL_RANK", "0")) if place.index is None else place.index
-    found = torch.cuda.device_count()
-    if number >= found:
-        raise UpstreamError(f"no GPU {number} here, but {found} in all; use --device cpu, or fewer processes")
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise UpstreamError(f"no GPU {number} here, but {count} in all; use --device cpu, or fewer processes")
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
 
 
-def anywhere(flags: Sequence[bool]) -> list[bool]:
-    """Which of the flags are set in any process; every process has to call it, and waits for the others."""
+def any_process(flags: Sequence[bool]) -> list[bool]:
+    """Return whether each flag is set in any process; all processes must call this, and wait for each other."""
     if processes()[1] == 1:
         return list(flags)
     table = torch.tensor(flags, dtype=torch.uint8)
@@ -74,8 +74,8 @@ def anywhere(flags: Sequence[bool]) -> list[bool]:
     return [bool(flag) for flag in table.tolist()]
 
 
-def mean(table: Tensor) -> Tensor:
-    """Mean of the processes' tables, on the CPU in double precision, added up in the same order everywhere."""
+def mean_over_processes(table: Tensor) -> Tensor:
+    """Return the mean of a table over all processes, on the CPU in float64, summed in the same order in each."""
     table = table.detach().to("cpu", torch.float64)
     if processes()[1] == 1:
         return table
@@ -84,29 +84,29 @@ def mean(table: Tensor) -> Tensor:
     return torch.stack(tables).mean(0)
 
 
-def share(tensors: Iterable[Tensor]) -> None:
-    """Give all processes those of the first."""
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Copy the tensors of the first process to all others, in place."""
     if processes()[1] > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, 0)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes; it is zero where a parameter took no part."""
+    """Replace each gradient by its mean over the processes; a process without a gradient counts as zero."""
     if processes()[1] == 1:
         return
-    taking_part = anywhere([parameter.grad is not None for parameter in parameters])
+    taking_part = any_process([parameter.grad is not None for parameter in parameters])
     used = [parameter for parameter, part in zip(parameters, taking_part, strict=True) if part]
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in used]
+    gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in used]
     together = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(together)
-    pieces = together.div_(processes()[1]).split([each.numel() for each in used])
+    pieces = together.div_(processes()[1]).split([parameter.numel() for parameter in used])
     for parameter, piece in zip(used, pieces, strict=True):
         parameter.grad = piece.view_as(parameter)
 
 
 class Interruption:
-    """Notes that SIGINT or SIGTERM arrived, so that a step can be finished first; a second one does not wait."""
+    """Signal handler that records SIGINT or SIGTERM, so that a step can end first; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.since: float | None = None
@@ -124,12 +124,12 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Signals are noted inside, and treated as before afterwards; outside of the main thread they are left alone."""
+    """Record signals within the block and restore the handlers afterwards, in the main thread only."""
     noted, previous = Interruption(), {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, noted)
-    except ValueError:  # only the main thread may ask for signals
+    except ValueError:  # only the main thread may set signal handlers
         pass
     try:
         yield noted

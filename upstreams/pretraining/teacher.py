@@ -1,4 +1,4 @@
-"""Teachers that follow their students: for ATST, and later systems that teach themselves."""
+"""Teacher networks that are moving averages of their students, for self-distillation (ATST, DINO)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ NetworkType = TypeVar("NetworkType", bound=nn.Module)
 
 
 def teacher_of(student: NetworkType) -> NetworkType:
-    """A copy of a network with the same weights, which takes no gradients."""
+    """Return a copy of a network with the same weights that requires no gradients."""
     return copy.deepcopy(student).requires_grad_(False)
 
 
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move each of the teacher's weights to momentum * itself + (1 - momentum) * the student's of the same name.
+    """Set each weight of the teacher to momentum * itself + (1 - momentum) * the student's weight of the same name.
 
-    Buffers, such as what batch norms have seen, stay its own (Grill et al., 2020); raises KeyError for weights that
-    the student lacks, while it may have more.
+    Buffers, such as the statistics of batch norms, are not changed (Grill et al., 2020). The student may have further
+    weights. Raises KeyError for a weight that the student lacks.
     """
     weights = dict(student.named_parameters())
     for name, weight in teacher.named_parameters():
@@ -30,12 +30,12 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
 
 def perceptron(dim: int, hidden: int, out: int) -> nn.Sequential:
-    """Two linear layers around batch norm and ReLU, as BYOL's heads (Grill et al., 2020), without biases."""
+    """Return two linear layers without biases around batch norm and ReLU, as in BYOL (Grill et al., 2020)."""
     return nn.Sequential(
         nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out, bias=False)
     )
 
 
-def spread(outputs: Tensor) -> Tensor:
-    """Standard deviation over clips of (N, out) scaled to unit length, relative to that of evenly spread ones."""
+def embedding_spread(outputs: Tensor) -> Tensor:
+    """Return the standard deviation over clips of unit-length outputs (N, out), relative to evenly spread ones."""
     return F.normalize(outputs.detach(), dim=1).std(0).mean() * outputs.shape[1] ** 0.5

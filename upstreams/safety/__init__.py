@@ -1,1 +1,1 @@
-"""Reading checkpoints as data: nothing that is read can run code."""
+"""Read checkpoints as data only, so that no code of a checkpoint is executed."""

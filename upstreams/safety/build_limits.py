@@ -1,6 +1,6 @@
-"""Limits to what somebody else's code builds from a checkpoint, so that its configuration cannot fill the machine.
+"""Limits on the modules and tensors that third-party code builds from a checkpoint, so that memory cannot run out.
 
-The weights of a checkpoint say how large its model is; a configuration beside them may say ten million layers.
+The weights of a checkpoint bound the size of its model, but the configuration beside them may claim ten million layers.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -16,9 +17,9 @@ from upstreams.base import UpstreamError
 from upstreams.safety.allow_list import printable
 from upstreams.safety.weight_coverage import dictionaries
 
-PIECES = 10_000  # modules and parameters of a model that is built before its checkpoint is read
-ELEMENTS = 200_000_000  # in its weights; AST, of 87 million, is built twice
-DEEPEST, WIDEST = 100, 500_000  # MMS has 48 layers, and MAE-AST positions for 480000 patches
+PIECES = 10_000  # modules and tensors that may be built in addition to those that the checkpoint allows
+ELEMENTS = 200_000_000  # of their weights; AST, which has 87 million, is built twice
+DEEPEST, WIDEST = 100, 500_000  # MMS has 48 layers, and MAE-AST has positions for 480000 patches
 DEPTH = re.compile(r".*(layers|blocks|depth|nLevels\w+|layer_num|delta|label_rate_ratios)")
 PLACES = ("__init__", "__setstate__", "register_parameter", "register_buffer", "add_module")
 WIDTH = re.compile(
@@ -27,13 +28,13 @@ WIDTH = re.compile(
 
 
 class Allowance:
-    """How many modules, parameters and elements may yet be built; a checkpoint adds four times what it holds."""
+    """The number of modules, tensors and elements that may still be built; a checkpoint adds four times its own."""
 
     def __init__(self) -> None:
         self.pieces, self.elements = PIECES, ELEMENTS
 
     def add(self, content: Any) -> None:
-        """Allow for a checkpoint; raises UpstreamError for one that gives depths or widths that no model has."""
+        """Raise the limits for a checkpoint; raises UpstreamError if it states a depth or width that no model has."""
         for inner in dictionaries(content):
             for name, value in inner.items():
                 if isinstance(value, Tensor):
@@ -42,52 +43,55 @@ class Allowance:
                 refuse_size(name, value)
 
     def spend(self, elements: int) -> None:
-        """Count a module (of no elements) or a tensor; raises UpstreamError where no more may be built."""
+        """Count a module (0 elements) or a tensor; raises UpstreamError once the limits are exceeded."""
         self.pieces -= 1
         self.elements -= elements
         if min(self.pieces, self.elements) < 0:
-            raise UpstreamError("its configuration describes a far larger model than its weights are of; get another")
+            raise UpstreamError(
+                "its configuration describes a far larger model than its weights; give another checkpoint"
+            )
 
 
 def refuse_size(name: Any, value: Any) -> None:
-    text, several = str(name), value if isinstance(value, (list, tuple)) else [value]
+    text, numbers = str(name), value if isinstance(value, (list, tuple)) else [value]
     most = DEEPEST if DEPTH.fullmatch(text) else WIDEST if WIDTH.fullmatch(text) else None
-    if most is not None and any(isinstance(each, (int, float)) and each > most for each in several):
+    if most is not None and any(isinstance(number, (int, float)) and number > most for number in numbers):
         raise UpstreamError(f"its configuration says {printable(name)} over {most}; give another checkpoint")
 
 
 @contextmanager
-def counted(spend: Callable[[int], None]) -> Iterator[None]:
-    """Within it, `spend` is told of every module that is made or copied, and of each of its tensors with its size.
+def count_construction(spend: Callable[[int], None]) -> Iterator[None]:
+    """Within the block, call `spend` for every module that is built or copied, and for its tensors with their sizes.
 
-    A tensor's memory is the system's until something is written to it, and it is told of before that.
+    The call comes before anything is written to a tensor, hence before the system assigns memory to it.
     """
     owner = cast(Any, nn.Module)
-    init, restore, *puts = theirs = [getattr(owner, name) for name in PLACES]
+    init, restore, *setters = originals = [getattr(owner, name) for name in PLACES]
 
-    def made(module: nn.Module, *args: Any, **options: Any) -> None:
+    def counting_init(module: nn.Module, *args: Any, **options: Any) -> None:
         spend(0)
         init(module, *args, **options)
 
-    def copied(module: nn.Module, state: dict[str, Any]) -> None:
-        spend(sum(map(size, (*state["_parameters"].values(), *state["_buffers"].values()))))
+    def counting_restore(module: nn.Module, state: dict[str, Any]) -> None:
+        spend(sum(map(element_count, (*state["_parameters"].values(), *state["_buffers"].values()))))
         restore(module, state)
 
-    def filled(put: Callable[..., None]) -> Callable[..., None]:
+    def counting_setter(setter: Callable[..., None]) -> Callable[..., None]:
+        @wraps(setter)  # torch looks for parameters in the signature
         def inner(module: nn.Module, *args: Any, **options: Any) -> None:
-            spend(sum(map(size, (*args, *options.values()))))
-            put(module, *args, **options)
+            spend(sum(map(element_count, (*args, *options.values()))))
+            setter(module, *args, **options)
 
         return inner
 
     try:
-        for name, each in zip(PLACES, (made, copied, *map(filled, puts)), strict=True):
-            setattr(owner, name, each)
+        for name, method in zip(PLACES, (counting_init, counting_restore, *map(counting_setter, setters)), strict=True):
+            setattr(owner, name, method)
         yield
     finally:
-        for name, each in zip(PLACES, theirs, strict=True):
-            setattr(owner, name, each)
+        for name, method in zip(PLACES, originals, strict=True):
+            setattr(owner, name, method)
 
 
-def size(value: Any) -> int:
+def element_count(value: Any) -> int:
     return value.numel() if isinstance(value, Tensor) and not value.is_meta else 0

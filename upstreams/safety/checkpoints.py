@@ -1,4 +1,4 @@
-"""Read anybody's weights without running anybody's code: safetensors, or pickles of plain tensors only."""
+"""Read weights from untrusted files without executing code: safetensors, or pickles of plain tensors only."""
 
 from __future__ import annotations
 
@@ -10,52 +10,51 @@ from typing import Any
 from torch import Tensor
 
 from upstreams.base import UpstreamError
-from upstreams.safety.allow_list import listed, printable
-from upstreams.safety.foreign_code import only_safe as only_safe
-from upstreams.safety.literal_expressions import literal as literal
-from upstreams.safety.loading import expanded as expanded
-from upstreams.safety.loading import load as load
+from upstreams.safety.allow_list import printable, short_list
+from upstreams.safety.foreign_code import safe_loading as safe_loading
+from upstreams.safety.literal_expressions import literal_value as literal_value
+from upstreams.safety.loading import expanded_path as expanded_path
+from upstreams.safety.loading import load_checkpoint as load_checkpoint
 from upstreams.safety.loading import one_line as one_line
 from upstreams.safety.loading import read_json as read_json
 
 StateDict = dict[str, Tensor]
-LONGEST = 255  # letters of a file's name
-MOST_FILES = 10_000  # of one checkpoint
-COUNTERS = ("num_batches_tracked", "position_ids")  # the whole numbers among weights
+LONGEST = 255  # characters of a file name
+MOST_FILES = 10_000  # files of one checkpoint
+COUNTERS = ("num_batches_tracked", "position_ids")  # integer buffers that checkpoints may hold beside their weights
 
 
-def read(path: str | Path) -> StateDict:
-    """Tensors by name from a .safetensors file, a torch checkpoint, or the .index.json of one in several files.
+def read_weights(path: str | Path) -> StateDict:
+    """Return the tensors, by name, of a .safetensors file, a torch checkpoint, or the .index.json of a sharded one.
 
-    Raises UpstreamError for what is missing, empty, broken or no checkpoint, and for pickles that want to run code.
+    Raises UpstreamError for a file that is missing, empty, broken or no checkpoint, and for a pickle that calls code.
     """
     path = Path(path)
-    return read_parts(path) if path.name.endswith(".index.json") else tensors_only(load(path), path)
+    return read_parts(path) if path.name.endswith(".index.json") else tensors_only(load_checkpoint(path), path)
 
 
 def read_parts(index: Path) -> StateDict:
-    """The tensors that an index names, each from the file beside it that it is assigned to, and no others.
+    """Return the tensors that an index lists, each from the file beside the index to which it is assigned.
 
-    Raises UpstreamError for one that is absent from its file, or in a file that it is not assigned to.
+    Raises UpstreamError for a tensor that its file lacks, or that another file holds.
     """
     state: StateDict = {}
     for name, assigned in parts(index).items():
-        held = read(index.parent / name)
-        told = f"'{index}' and {printable(name)} beside it contradict each other"
-        if assigned - held.keys():
-            raise UpstreamError(f"{told}, which lacks {listed(assigned - held.keys())}; download both again")
-        if held.keys() - assigned:
-            raise UpstreamError(
-                f"{told}, which holds {listed(held.keys() - assigned)} though not assigned to it; download both again"
-            )
-        state.update(held)
+        tensors = read_weights(index.parent / name)
+        fault = f"'{index}' and {printable(name)} beside it contradict each other"
+        if assigned - tensors.keys():
+            raise UpstreamError(f"{fault}, which lacks {short_list(assigned - tensors.keys())}; download both again")
+        if tensors.keys() - assigned:
+            surplus = short_list(tensors.keys() - assigned)
+            raise UpstreamError(f"{fault}, which holds {surplus} though not assigned to it; download both again")
+        state.update(tensors)
     return state
 
 
 def parts(index: Path) -> dict[str, set[str]]:
-    """Files that an index file lists, in order, and the tensors assigned to each.
+    """Return the file names that an index lists, in sorted order, with the tensors assigned to each.
 
-    Raises UpstreamError where it is no index, or names other folders or more than 10000 files.
+    Raises UpstreamError for a file that is no index, or that names other folders or more than 10000 files.
     """
     assigned: dict[str, set[str]] = {}
     try:
@@ -77,7 +76,7 @@ def parts(index: Path) -> dict[str, set[str]]:
 
 
 def tensors_only(state: Any, path: Path) -> StateDict:
-    """The tensors of a state dict, itself or under its usual keys; raises UpstreamError where there are none."""
+    """Return the tensors of a state dict, itself or under its usual keys; raises UpstreamError if it has none."""
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -88,29 +87,29 @@ def tensors_only(state: Any, path: Path) -> StateDict:
 
 
 def renamed(state: StateDict, name: Callable[[str], str], reference: str) -> StateDict:
-    """The same weights by other names; raises UpstreamError where two would have the same one."""
+    """Return the weights under new names; raises UpstreamError if two would get the same name."""
     keys: dict[str, list[str]] = {}
     for key in state:
         keys.setdefault(name(key), []).append(key)
     twice = [" and ".join(same) for same in keys.values() if len(same) > 1]
     if twice:
-        raise UpstreamError(f"'{reference}' holds the same weights twice: {listed(twice)}; save them once")
+        raise UpstreamError(f"'{reference}' holds the same weights twice: {short_list(twice)}; save them once")
     return {new: state[old] for new, (old,) in keys.items()}
 
 
 def refuse_unusable(state: StateDict, reference: str) -> None:
-    """Raise UpstreamError for weights that are no floating-point numbers, or not finite, by their names."""
+    """Raise UpstreamError that names the weights that are not floating-point numbers or not finite."""
     strange = not_floats(state)
     if strange:
-        told = f"'{reference}' holds no floating-point numbers at {listed(strange)}"
-        raise UpstreamError(f"{told}; save the state_dict() of the model alone, as it was trained")
+        fault = f"'{reference}' holds no floating-point numbers at {short_list(strange)}"
+        raise UpstreamError(f"{fault}; save the state_dict() of the model alone, as it was trained")
     broken = not_finite(state)
     if broken:
-        raise UpstreamError(f"weights of '{reference}' are not finite: {listed(broken)}; download them again")
+        raise UpstreamError(f"weights of '{reference}' are not finite: {short_list(broken)}; download them again")
 
 
 def not_floats(state: dict[str, Any]) -> list[str]:
-    """Names of what is no tensor, or none of floating-point numbers though it is no counter."""
+    """Return the names of values that are neither floating-point tensors nor counters."""
 
     def good(name: str, tensor: Any) -> bool:
         return isinstance(tensor, Tensor) and (tensor.is_floating_point() or name.endswith(COUNTERS))
@@ -119,24 +118,25 @@ def not_floats(state: dict[str, Any]) -> list[str]:
 
 
 def not_finite(state: StateDict) -> list[str]:
-    """Names of the tensors with NaN or infinity in them."""
-    return [name for name, tensor in state.items() if not finite(tensor)]
+    """Return the names of the tensors that contain NaN or infinity."""
+    return [name for name, tensor in state.items() if not is_finite(tensor)]
 
 
-def finite(tensor: Tensor) -> bool:
-    if tensor.is_floating_point() and tensor.itemsize == 1:  # no such question is answered for 8 bits
+def is_finite(tensor: Tensor) -> bool:
+    if tensor.is_floating_point() and tensor.itemsize == 1:  # isfinite is not implemented for 8-bit floats
         tensor = tensor.float()
     return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.isfinite().all())
 
 
 def digests(paths: Iterable[str | Path]) -> dict[str, str]:
-    """SHA-256 (64 hexadecimal digits) of each file by name, for `Upstream.origin`."""
-    return {path.name: digest(path) for path in map(Path, paths)}
+    """Return the SHA-256 (64 hexadecimal digits) of each file by file name, for `Upstream.origin`."""
+    return {path.name: file_digest(path) for path in map(Path, paths)}
 
 
-def digest(path: Path) -> str:
-    found = hashlib.sha256()
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    content = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            content.update(block)
+    return content.hexdigest()

@@ -1,4 +1,4 @@
-"""Hold other people's loading code to the rule of `checkpoints.load`."""
+"""Apply the restrictions of `checkpoints.load_checkpoint` to the loading code of third-party packages."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from typing import Any
 
 from upstreams.base import UpstreamError
 from upstreams.safety.allow_list import ADVICE
-from upstreams.safety.loading import one_line, opened, read_stream
+from upstreams.safety.loading import one_line, open_regular_file, read_stream
 
 LOADERS = ("load", "full_load", "unsafe_load")  # of PyYAML
-_depth = 0  # of `only_safe` blocks that are being run
+_depth = 0  # of nested `safe_loading` blocks that are active
 _hooked = False
 
 
 @contextmanager
-def only_safe() -> Iterator[None]:
-    """Within it whatever third parties load is read as `checkpoints.load` does, or refused with UpstreamError.
+def safe_loading() -> Iterator[None]:
+    """Within the block, third-party code can load only what `checkpoints.load_checkpoint` would, without execution.
 
-    torch.load takes plain weights to the CPU whatever it is asked; pickles by any way (pickle, joblib, numpy, a
-    torch.load imported earlier) may name no class; TorchScript is refused; YAML is data. It holds for the whole
-    process while active, other threads included; may be nested; and ends as it began, also after errors.
+    torch.load reads plain weights to the CPU, whatever its arguments. Pickles that are read in any other way (pickle,
+    joblib, numpy, a torch.load that was imported earlier) must not refer to a class. TorchScript is refused, and YAML
+    is read by the safe loader. The block affects all threads of the process. Blocks may be nested, and the original
+    functions are restored at the end, also after an error.
+    Raises UpstreamError, inside the loading call, for anything else.
     """
     global _depth
     watch_pickles()
-    changed = replaced() if _depth == 0 else []
+    changed = replace_loaders() if _depth == 0 else []
     _depth += 1
     try:
         yield
@@ -41,7 +43,7 @@ def only_safe() -> Iterator[None]:
 
 
 def watch_pickles() -> None:
-    """Have Python ask us before any unpickler looks up a class; such a hook stays, and is idle outside of blocks."""
+    """Install the audit hook for class look-ups of unpicklers; it cannot be removed, and is idle outside blocks."""
     global _hooked
     if not _hooked:
         sys.addaudithook(refuse_classes)
@@ -54,8 +56,8 @@ def refuse_classes(event: str, arguments: tuple[Any, ...]) -> None:
         raise UpstreamError(f"a pickle wants to run {module}.{name}, and weights need nothing run; {ADVICE}")
 
 
-def replaced() -> list[tuple[Any, str, Any]]:
-    """Put our functions in place of others'; gives module, name and what was there."""
+def replace_loaders() -> list[tuple[Any, str, Any]]:
+    """Replace the loading functions of torch and PyYAML; return the module, name and original of each."""
     changed = []
     for module_name, name, ours in replacements():
         module = importlib.import_module(module_name)
@@ -71,16 +73,16 @@ def replacements() -> list[tuple[str, str, Callable[..., Any]]]:
 
     one, many = yaml.load, yaml.load_all
     return [
-        ("torch", "load", of_any_source),
-        ("torch.serialization", "load", of_any_source),
+        ("torch", "load", load_any_source),
+        ("torch.serialization", "load", load_any_source),
         ("torch.jit", "load", refuse_program),
-        *(("yaml", name, functools.partial(as_data, one)) for name in LOADERS),
-        *(("yaml", f"{name}_all", functools.partial(as_data, many)) for name in LOADERS),
+        *(("yaml", name, functools.partial(load_yaml_as_data, one)) for name in LOADERS),
+        *(("yaml", f"{name}_all", functools.partial(load_yaml_as_data, many)) for name in LOADERS),
     ]
 
 
 def while_active(ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """Ours within a block, the original afterwards for whoever kept a reference."""
+    """Return a function that calls ours within a block, and the original otherwise if a reference to it was kept."""
 
     @functools.wraps(original)
     def chosen(*args: Any, **options: Any) -> Any:
@@ -89,16 +91,16 @@ def while_active(ours: Callable[..., Any], original: Callable[..., Any]) -> Call
     return chosen
 
 
-def of_any_source(f: Any, *_: Any, **__: Any) -> Any:
-    """As torch.load, from a path or an open file; other devices, unpicklers or less care are not given."""
+def load_any_source(f: Any, *_: Any, **__: Any) -> Any:
+    """Load from a path or an open file as torch.load does, ignoring its options for device, unpickler and safety."""
     if isinstance(f, (str, os.PathLike)):
-        with opened(f) as file:
+        with open_regular_file(f) as file:
             return read_stream(file, str(f))
     return read_stream(io.BytesIO(f.read()), str(getattr(f, "name", "given as an open file")))
 
 
-def as_data(read: Callable[..., Any], stream: Any, *_: Any, **__: Any) -> Any:
-    """As yaml.load or load_all with the safe loader, whichever was asked for."""
+def load_yaml_as_data(read: Callable[..., Any], stream: Any, *_: Any, **__: Any) -> Any:
+    """Call yaml.load or yaml.load_all with the safe loader, whichever loader was passed."""
     import yaml
 
     try:

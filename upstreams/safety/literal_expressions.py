@@ -1,4 +1,4 @@
-"""Values written as Python expressions in configurations, such as fairseq's `[(512,10,5)] + [(512,3,2)] * 4`."""
+"""Evaluate literal expressions in configurations, such as fairseq's `[(512,10,5)] + [(512,3,2)] * 4`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import warnings
 from typing import Any
 
 from upstreams.base import UpstreamError
-from upstreams.safety.allow_list import shown
+from upstreams.safety.allow_list import short_repr
 
 LONGEST, LARGEST = 10_000, 10_000  # characters, and values in the result
 
 
-def literal(text: str) -> Any:
-    """Value of an expression of numbers, strings, lists, tuples, + and *; nothing else is understood, or called.
+def literal_value(text: str) -> Any:
+    """Return the value of an expression of numbers, strings, lists, tuples, + and *, without calling anything.
 
-    Raises UpstreamError for other expressions, and where the value is larger than configurations are.
+    Raises UpstreamError for any other expression, and for a value of more than 10000 items or beyond 64 bits.
     """
     try:
         if not isinstance(text, str) or len(text) > LONGEST:
@@ -25,7 +25,7 @@ def literal(text: str) -> Any:
             return value(ast.parse(text.strip(), mode="eval").body)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError) as error:
         raise UpstreamError(
-            f"{shown(text, 60)} is no list of plain values; write one, such as [(512, 10, 5)]"
+            f"{short_repr(text, 60)} is no list of plain values; write one, such as [(512, 10, 5)]"
         ) from error
 
 
@@ -43,23 +43,23 @@ def value(node: ast.expr) -> Any:
 
 
 def combined(operator: ast.operator, left: Any, right: Any) -> Any:
-    """Sum or product; the size of a repeated list is known before it is made."""
+    """Return a sum or product; the size of a repeated list is checked before the list is created."""
     if isinstance(operator, ast.Add):
         return bounded(left + right)
     for many, times in ((left, right), (right, left)):
-        if not isinstance(many, (int, float)) and size(many) * max(1, abs(times)) > LARGEST:
+        if not isinstance(many, (int, float)) and value_count(many) * max(1, abs(times)) > LARGEST:
             raise ValueError("too large")
     return bounded(left * right)
 
 
-def bounded(found: Any) -> Any:
-    if size(found) > LARGEST or (isinstance(found, int) and abs(found) >= 1 << 63):
+def bounded(item: Any) -> Any:
+    if value_count(item) > LARGEST or (isinstance(item, int) and abs(item) >= 1 << 63):
         raise ValueError("too large")
-    return found
+    return item
 
 
-def size(found: Any) -> int:
-    """Values in it, those of shared parts counted each time."""
-    if isinstance(found, (list, tuple)):
-        return 1 + sum(size(item) for item in found)
-    return 1 + len(found) if isinstance(found, str) else 1
+def value_count(item: Any) -> int:
+    """Return the number of nested values and characters, where those of shared parts count each time."""
+    if isinstance(item, (list, tuple)):
+        return 1 + sum(value_count(part) for part in item)
+    return 1 + len(item) if isinstance(item, str) else 1

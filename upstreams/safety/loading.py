@@ -1,4 +1,7 @@
-"""Read a file of weights as plain values: safetensors, or what torch's restricted unpickler makes of a pickle."""
+"""Load a file of weights as plain values, by safetensors or by torch's restricted unpickler (weights_only=True).
+
+Before torch reads a pickle, `pickle_scanner` checks it without creating any object.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch.serialization import load as torch_load  # `only_safe` replaces torch.load itself
+from torch.serialization import load as torch_load  # `safe_loading` replaces torch.load itself
 
 from upstreams.base import UpstreamError
-from upstreams.safety.allow_list import ADVICE, FEW_VALUES, RefusedError, inert, plain, printable, stand_in
-from upstreams.safety.pickle_scanner import Rehearsal
+from upstreams.safety.allow_list import ADVICE, FEW_VALUES, RefusedError, inert, plain_value, printable, stand_in
+from upstreams.safety.pickle_scanner import PickleScanner
 
 AGAIN = "download it again"
-LARGEST_PICKLE = 64 << 20  # bytes beside the weights themselves
-LARGEST_HEADER = 100 << 20  # bytes, which safetensors sets
-LARGEST_JSON = 20 << 20  # bytes; published configurations and indexes have 1 << 20 at most
-_loading = threading.Lock()  # torch has one allow-list for all threads
-OTHERS = {  # first bytes of what people take for a checkpoint
+LARGEST_PICKLE = 64 << 20  # bytes, without the weights themselves
+LARGEST_HEADER = 100 << 20  # bytes, the limit of safetensors
+LARGEST_JSON = 20 << 20  # bytes; published configurations and indexes have at most 1 << 20
+_loading = threading.Lock()  # torch has a single allow-list for all threads
+OTHERS = {  # first bytes of files that are often mistaken for checkpoints
     b"<": "a web page, not weights; download the file behind it",
     b"version https://git-lfs": "a git-lfs pointer, not weights; run git lfs pull",
     b"\x1f\x8b": "a gzip archive; unpack it, and give the file within",
@@ -41,38 +44,38 @@ OTHERS = {  # first bytes of what people take for a checkpoint
 }
 
 
-def load(path: str | Path) -> Any:
-    """What a .safetensors file or a torch checkpoint holds, as plain values, tensors and `standins.StandIn`.
+def load_checkpoint(path: str | Path) -> Any:
+    """Return the content of a .safetensors file or torch checkpoint as plain values, tensors and `StandIn` objects.
 
-    Raises UpstreamError for what is missing, empty, broken or no checkpoint, and for pickles that want to run code:
-    nothing in the file is ever called but what rebuilds dense tensors.
+    Only the functions that rebuild dense tensors and small values are ever called for a file.
+    Raises UpstreamError for a file that is missing, empty, broken or no checkpoint, and for a pickle that calls code.
     """
-    with opened(path) as file:
+    with open_regular_file(path) as file:
         return read_stream(file, str(path))
 
 
-def expanded(text: str | os.PathLike[str]) -> Path:
-    """Where a path that a user typed leads, if to nothing; raises UpstreamError for what can be none, or not be asked.
+def expanded_path(text: str | os.PathLike[str]) -> Path:
+    """Return a path that a user typed, with ~ expanded; nothing needs to exist there.
 
-    Whether it is a file or a folder can then be asked of it without an OSError.
+    Raises UpstreamError for text that cannot be a path, so that is_file() and is_dir() then raise no OSError.
     """
-    told = printable(str(text))
+    shown = printable(str(text))
     try:
         path = Path(text).expanduser()
         os.stat(path)
     except RuntimeError as error:  # from expanduser
-        raise UpstreamError(f"'{told}' begins with the home of nobody known here; give the whole path") from error
-    except ValueError as error:  # NUL, or letters that file names are not made of
-        raise UpstreamError(f"'{told}' can be no path, by the letters in it; check what was typed") from error
+        raise UpstreamError(f"'{shown}' begins with the home folder of an unknown user; give the whole path") from error
+    except ValueError as error:  # NUL, or characters that the file system cannot encode
+        raise UpstreamError(f"'{shown}' contains characters that no path can contain; check what was typed") from error
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            raise UpstreamError(f"'{told}' cannot be a path here ({error.strerror}); give another") from error
+            raise UpstreamError(f"'{shown}' cannot be a path here ({error.strerror}); give another") from error
     return path
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A regular file; raises UpstreamError for others before they can block or have no end, and for unreadable ones."""
+def open_regular_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a regular file; raises UpstreamError for pipes and devices, which may block, and for unreadable files."""
     try:
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
@@ -87,8 +90,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file; raises ValueError or RecursionError where it is none, UpstreamError over 20 MB."""
-    with opened(path) as file:
+    """Return the content of a JSON file; raises ValueError or RecursionError if invalid, UpstreamError above 20 MB."""
+    with open_regular_file(path) as file:
         text = file.read(LARGEST_JSON + 1)
     if len(text) > LARGEST_JSON:
         raise UpstreamError(f"'{path}' has more than {LARGEST_JSON >> 20} MB, which is no configuration; {AGAIN}")
@@ -96,7 +99,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_stream(file: IO[bytes], name: str) -> Any:
-    """As `load`, from the beginning of an open file with a name for messages."""
+    """Load an open file from its beginning, as `load_checkpoint` does; `name` appears in messages."""
     try:
         return content(file, name)
     except RefusedError as error:
@@ -113,28 +116,28 @@ def content(file: IO[bytes], name: str) -> Any:
     file.seek(0)
     try:
         if safetensors:
-            return of_safetensors(file, name)
-        rehearsal = (rehearse_archive if start.startswith(b"PK\x03\x04") else rehearse_pickles)(file, size)
+            return safetensors_content(file, name)
+        scanner = (scan_archive if start.startswith(b"PK\x03\x04") else scan_legacy_pickles)(file, size)
         file.seek(0)
-        return plain(of_torch(file, rehearsal.names), FEW_VALUES + 4 * rehearsal.steps)
+        return plain_value(torch_content(file, scanner.names), FEW_VALUES + 4 * scanner.steps)
     except UpstreamError:
         raise
     except pickle.UnpicklingError as error:
         raise RefusedError(f"is truncated, or holds more than weights; {ADVICE}") from error
-    except Exception as error:  # a stranger's bytes can make it raise anything
+    except Exception as error:  # invalid bytes can cause any exception
         raise UpstreamError(
             f"checkpoint '{name}' is truncated or no checkpoint ({one_line(error)}); {AGAIN}"
         ) from error
 
 
 def refuse_other_files(name: str, start: bytes, file: IO[bytes]) -> None:
-    """Raise UpstreamError for files that are something else, known by their first bytes."""
+    """Raise UpstreamError for a file whose first bytes are those of another format."""
     head = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         raise UpstreamError(f"checkpoint '{name}' is empty; {AGAIN}")
-    for mark, what in OTHERS.items():
+    for mark, description in OTHERS.items():
         if head.startswith(mark):
-            raise UpstreamError(f"checkpoint '{name}' is {what}")
+            raise UpstreamError(f"checkpoint '{name}' is {description}")
     if start[257:262] == b"ustar":
         raise UpstreamError(f"checkpoint '{name}' is a tar archive; unpack it, or save its content with a newer torch")
     if head[:1] in (b"{", b"[") and is_json(start + file.read(1 << 20)):
@@ -153,7 +156,7 @@ def is_json(text: bytes) -> bool:
 
 
 def is_text(start: bytes) -> bool:
-    """Whether a file begins with lines of text, and not with one of the oldest pickles, which are text too."""
+    """Whether a file begins with text that is no pickle of protocol 0, which is text as well."""
     if not all(letter >= 32 or letter in b"\t\n\r\f" for letter in start):
         return False
     try:
@@ -161,7 +164,7 @@ def is_text(start: bytes) -> bool:
         list(pickletools.genops(start))
     except UnicodeDecodeError:
         return False
-    except Exception:  # of many kinds, for what is no pickle
+    except Exception:  # genops raises many kinds of exception for invalid pickles
         return True
     return False
 
@@ -170,20 +173,20 @@ def is_safetensors(start: bytes, size: int) -> bool:
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= min(size - 8, LARGEST_HEADER)
 
 
-def of_safetensors(file: IO[bytes], name: str) -> Any:
-    from safetensors.torch import load as of_bytes
+def safetensors_content(file: IO[bytes], name: str) -> Any:
+    from safetensors.torch import load as load_bytes
     from safetensors.torch import load_file
 
     try:
-        return of_bytes(file.read()) if isinstance(file, io.BytesIO) else load_file(name)
+        return load_bytes(file.read()) if isinstance(file, io.BytesIO) else load_file(name)
     except Exception as error:
         raise UpstreamError(
             f"checkpoint '{name}' is broken or no safetensors file ({one_line(error)}); {AGAIN}"
         ) from error
 
 
-def rehearse_archive(file: IO[bytes], size: int) -> Rehearsal:
-    """What the pickle in a zip archive asks for; raises RefusedError for archives that torch does not write."""
+def scan_archive(file: IO[bytes], size: int) -> PickleScanner:
+    """Scan the pickle in a zip archive; raises RefusedError for an archive that torch.save would not write."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
@@ -198,25 +201,25 @@ def rehearse_archive(file: IO[bytes], size: int) -> Rehearsal:
             raise RefusedError(f"declares more than it holds, or far more beside weights than they need; {AGAIN}")
         prefix = pickles[0][: -len("data.pkl")] + "data/"
         records = {name[len(prefix) :]: entry.file_size for name, entry in entries.items() if name.startswith(prefix)}
-        rehearsal = Rehearsal(records, size)
-        rehearsal.run(io.BytesIO(archive.read(pickles[0])))
-        return rehearsal
+        scanner = PickleScanner(records, size)
+        scanner.run(io.BytesIO(archive.read(pickles[0])))
+        return scanner
 
 
-def rehearse_pickles(file: IO[bytes], size: int) -> Rehearsal:
-    """What the pickles before the weights ask for, in the format that torch wrote up to 1.5."""
-    stream, rehearsal = io.BytesIO(file.read(LARGEST_PICKLE)), Rehearsal(None, size)
-    if rehearsal.run(stream) != torch.serialization.MAGIC_NUMBER:
+def scan_legacy_pickles(file: IO[bytes], size: int) -> PickleScanner:
+    """Scan the pickles that precede the weights in the format of torch up to 1.5; raises RefusedError for others."""
+    stream, scanner = io.BytesIO(file.read(LARGEST_PICKLE)), PickleScanner(None, size)
+    if scanner.run(stream) != torch.serialization.MAGIC_NUMBER:
         raise RefusedError(f"is a pickle that torch.save did not write; {ADVICE}")
     for _ in ("version", "machine", "objects", "storages"):
-        rehearsal.run(stream)
-    return rehearsal
+        scanner.run(stream)
+    return scanner
 
 
-def of_torch(file: IO[bytes], names: set[str]) -> Any:
-    """The file's objects, made by torch's restricted unpickler; its allow-list is what was asked for and is inert."""
-    listed: list[Any] = [(stand_in(name), name) for name in names if inert(name)]
-    with _loading, torch.serialization.safe_globals(listed), warnings.catch_warnings():
+def torch_content(file: IO[bytes], names: set[str]) -> Any:
+    """Load a file by torch's restricted unpickler, with stand-ins for those of the names that are inert."""
+    allowed: list[Any] = [(stand_in(name), name) for name in names if inert(name)]
+    with _loading, torch.serialization.safe_globals(allowed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch_load(file, map_location="cpu", weights_only=True)
 

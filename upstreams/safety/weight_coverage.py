@@ -1,7 +1,7 @@
-"""Whether the weights of a checkpoint all arrive in a model that somebody else's code builds from it.
+"""Check that third-party code loads all weights of a checkpoint into the model that it builds.
 
-Such code loads with `strict=False`, drops keys, or loads from another place than expected, and says nothing. So every
-tensor is followed by identity from the file's content into the modules.
+Such code may load with `strict=False`, drop keys, or load from an unexpected place without a message. Therefore each
+tensor is traced by identity from the content of the file into the modules.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Arrivals:
-    """What modules took from state dicts while this was `recorded`; tensors are kept, so that no id names two."""
+class WeightCoverage:
+    """The tensors that modules loaded from state dicts; references to them are kept, so that each id stays unique."""
 
-    taken: dict[int, Tensor] = field(default_factory=dict)  # tensors of state dicts that a module has a place for
-    filled: dict[int, Tensor] = field(default_factory=dict)  # parameters and buffers that such a tensor went into
-    absent: dict[str, Tensor] = field(default_factory=dict)  # parameters and buffers that a state dict had nothing for
+    taken: dict[int, Tensor] = field(default_factory=dict)  # tensors of state dicts that a module loaded
+    filled: dict[int, Tensor] = field(default_factory=dict)  # parameters and buffers that such a tensor was loaded into
+    absent: dict[str, Tensor] = field(default_factory=dict)  # parameters and buffers that a state dict lacked
     misshapen: list[str] = field(default_factory=list)
-    unlike: list[str] = field(default_factory=list)  # whole or complex numbers for real ones, or the other way round
+    unlike: list[str] = field(default_factory=list)  # of another kind of number: integer, real or complex
 
     def note(self, module: nn.Module, state: dict[str, Any], prefix: str) -> None:
-        for name, own in [*module.named_parameters(recurse=False), *persistent_buffers(module)]:
-            given = state.get(prefix + name)
-            if not isinstance(given, Tensor):
-                self.absent[prefix + name] = own
+        for name, target in [*module.named_parameters(recurse=False), *persistent_buffers(module)]:
+            loaded = state.get(prefix + name)
+            if not isinstance(loaded, Tensor):
+                self.absent[prefix + name] = target
                 continue
-            self.taken[id(given)], self.filled[id(own)] = given, own
-            if given.numel() != own.numel():
+            self.taken[id(loaded)], self.filled[id(target)] = loaded, target
+            if loaded.numel() != target.numel():
                 self.misshapen.append(prefix + name)
-            if (given.is_floating_point(), given.is_complex()) != (own.is_floating_point(), own.is_complex()):
+            kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (loaded, target)]
+            if kinds[0] != kinds[1]:
                 self.unlike.append(prefix + name)
 
     def missing(self, model: nn.Module | None) -> list[str]:
-        """Names of what a model has from no state dict; of all that was sought in vain where there is no model."""
+        """Return the names of the tensors of a model that no state dict held; without a model, of all not found."""
         if model is None:
-            return [name for name, own in self.absent.items() if id(own) not in self.filled]
-        sought = {id(own) for own in self.absent.values()}
-        empty = [name for name, own in model.named_parameters() if id(own) not in self.filled]
-        return empty + [name for name, own in model.named_buffers() if id(own) in sought - set(self.filled)]
+            return [name for name, tensor in self.absent.items() if id(tensor) not in self.filled]
+        sought = {id(tensor) for tensor in self.absent.values()}
+        empty = [name for name, tensor in model.named_parameters() if id(tensor) not in self.filled]
+        return empty + [name for name, tensor in model.named_buffers() if id(tensor) in sought - set(self.filled)]
 
     def unused(self, content: Any) -> list[str]:
-        """Names of the tensors in a checkpoint's content that went nowhere, though others of their dict did.
+        """Return the names of the checkpoint's tensors that were not loaded although others of the same dict were.
 
-        A dict of which nothing was taken is another's: an optimizer's state, or a head.
+        A dict of which no tensor was loaded is ignored, since it holds an optimiser's state or a head.
         """
         names = []
         for state in dictionaries(content):
@@ -59,12 +60,12 @@ class Arrivals:
 
 
 def persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    fleeting = module._non_persistent_buffers_set
-    return [(name, tensor) for name, tensor in module.named_buffers(recurse=False) if name not in fleeting]
+    excluded = module._non_persistent_buffers_set
+    return [(name, tensor) for name, tensor in module.named_buffers(recurse=False) if name not in excluded]
 
 
 def dictionaries(content: Any) -> Iterator[dict[Any, Any]]:
-    """All dicts in nested dicts, namespaces, lists and tuples, which may hold themselves."""
+    """Yield all dicts in nested dicts, namespaces, lists and tuples, which may contain themselves."""
     rest, seen = [content], set()
     while rest:
         value = rest.pop()
@@ -78,16 +79,16 @@ def dictionaries(content: Any) -> Iterator[dict[Any, Any]]:
 
 
 @contextmanager
-def recorded() -> Iterator[Arrivals]:
-    """Follows every state dict that is loaded within, whether by `load_state_dict` or module by module."""
-    arrivals, owner, load = Arrivals(), cast(Any, nn.Module), nn.Module._load_from_state_dict
+def record_coverage() -> Iterator[WeightCoverage]:
+    """Record every state dict that is loaded within the block, by `load_state_dict` or module by module."""
+    coverage, owner, load = WeightCoverage(), cast(Any, nn.Module), nn.Module._load_from_state_dict
 
-    def noted(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def recording_load(module: nn.Module, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         load(module, state_dict, prefix, *args)
-        arrivals.note(module, state_dict, prefix)
+        coverage.note(module, state_dict, prefix)
 
-    owner._load_from_state_dict = noted
+    owner._load_from_state_dict = recording_load
     try:
-        yield arrivals
+        yield coverage
     finally:
         owner._load_from_state_dict = load

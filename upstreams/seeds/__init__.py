@@ -1,1 +1,1 @@
-"""The five seed systems, encoder and objective side by side, and the parts they share."""
+"""The five seed systems, each with its encoder and pre-training objective, and the parts that they share."""

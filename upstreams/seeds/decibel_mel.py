@@ -1,4 +1,4 @@
-"""Mel bands in decibels as torchaudio makes them of single clips, but of padded batches: the front end of ATST."""
+"""The front end of ATST: torchaudio's mel spectrograms in decibels, computed for padded batches."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from upstreams.base import valid
-from upstreams.spectral import trimmed
+from upstreams.spectral import mel_filters, reflected_places, trimmed
 
 RATE, HOP, FFT, BANDS = 16_000, 160, 1024, 64  # Hz, samples, samples, mel bands
 LOWEST, HIGHEST = 60.0, 7800.0  # Hz
-FLOOR = 1e-10  # of energies
-QUIETEST, LOUDEST, RANGE = -79.6482, 50.6842, 80.0  # dB: what -1 and 1 stand for, and what a clip spans at most
+FLOOR = 1e-10  # smallest energy
+QUIETEST, LOUDEST, RANGE = -79.6482, 50.6842, 80.0  # dB; levels that map to -1 and 1, and the largest range of a clip
 
 
 class DecibelMel(nn.Module):
-    """64 mel bands in dB, at most 80 below the clip's loudest, scaled by constants to about [-1, 1]; a frame in 10 ms.
+    """64 mel bands in dB, one frame per 10 ms, scaled by constants to about [-1, 1].
 
-    As torchaudio's MelSpectrogram and AmplitudeToDB, on each clip as if it were alone: frames are centred, and the
-    clip is continued at either end by its reflection. A clip shorter than 513 samples is extended to them with zeros.
+    Levels are clamped to at most 80 dB below the loudest band of the clip. The values are those of torchaudio's
+    MelSpectrogram and AmplitudeToDB on each clip alone: frames are centred, and the clip is extended by reflection at
+    both ends. A clip shorter than 513 samples is extended with zeros to 513.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        bins = torch.linspace(0.0, RATE / 2, FFT // 2 + 1, dtype=torch.float64)
+        filters = mel_filters(bins, BANDS, LOWEST, HIGHEST, linear_in="hertz")
         self.banks: Tensor
         self.taper: Tensor
-        self.register_buffer("banks", mel_banks())
+        self.register_buffer("banks", filters.T.float().contiguous())
         self.register_buffer("taper", torch.hann_window(FFT))
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) and lengths (B,) in samples to (B, 64, M), zero beyond each clip's end, and lengths (B,) in frames."""
-        # Energies span eight decades, so reduced precision must not reach them.
+        """Map (B, S) and lengths (B,) in samples to (B, 64, M), zero beyond each clip, and lengths (B,) in frames."""
+        # Energies span eight decades, so they need full precision.
         with torch.autocast(waveforms.device.type, enabled=False):
             shortest = FFT // 2 + 1
             clean, lengths = trimmed(waveforms.float(), lengths, shortest), lengths.clamp(min=shortest)
-            spectrum = torch.stft(
-                reflected(clean, lengths, FFT // 2), FFT, HOP, window=self.taper, center=False, return_complex=True
-            )
+            places = torch.arange(-(FFT // 2), clean.shape[1] + FFT // 2, device=clean.device)
+            clean = clean.gather(1, reflected_places(places, lengths))
+            spectrum = torch.stft(clean, FFT, HOP, window=self.taper, center=False, return_complex=True)
             power = self.banks @ (spectrum.real**2 + spectrum.imag**2)
             frames = lengths // HOP + 1
             beyond = ~valid(frames, power.shape[2])[:, None]
@@ -47,20 +49,3 @@ class DecibelMel(nn.Module):
             loudest = decibels.masked_fill(beyond, -math.inf).amax(dim=(1, 2), keepdim=True)
             scaled = (torch.maximum(decibels, loudest - RANGE) - QUIETEST) / (LOUDEST - QUIETEST) * 2 - 1
             return scaled.masked_fill(beyond, 0.0), frames
-
-
-def reflected(waveforms: Tensor, lengths: Tensor, reach: int) -> Tensor:
-    """(B, S) to (B, reach + S + reach), continued by `reach` samples of its reflection before and after each clip."""
-    steps = torch.arange(reach, device=lengths.device)
-    after = waveforms.gather(1, lengths[:, None] - 2 - steps)
-    around = torch.cat([waveforms[:, 1 : reach + 1].flip(1), F.pad(waveforms, (0, reach))], dim=1)
-    return around.scatter(1, lengths[:, None] + reach + steps, after)
-
-
-def mel_banks() -> Tensor:
-    """Triangular filters (64, 513), linear in Hz between edges evenly spaced on the mel axis 2595 lg(1 + Hz / 700)."""
-    low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (LOWEST, HIGHEST))
-    edges = 700.0 * (10.0 ** (torch.linspace(low, high, BANDS + 2, dtype=torch.float64)[:, None] / 2595.0) - 1.0)
-    bins = torch.linspace(0.0, RATE / 2, FFT // 2 + 1, dtype=torch.float64)
-    left, peak, right = edges[:-2], edges[1:-1], edges[2:]
-    return torch.minimum((bins - left) / (peak - left), (right - bins) / (right - peak)).clamp(min=0).float()

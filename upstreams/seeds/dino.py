@@ -2,15 +2,17 @@
 
 What differs from the authors' code (hyperion, branch persephone-dino, recipe dinossl.v1), beside `hyperion_features`:
 
-- A clip none of whose frames holds sound keeps all of them; theirs is given zeros for an embedding.
-- Crops are cut from clips as they are, where theirs are cut from files without silence; a clip shorter than a crop is
-  taken whole, where theirs are left out. Batch norms see what follows such a clip as silence.
-- Noise is 0 to 18 dB below, where theirs is 3 to 18 for music and babble; without folders of noises and rooms both are
-  synthetic, the rooms colouring what they answer. Reverberation is within the crop, without the half second before it.
-- Adam without AMSGrad, which `optimization` lacks. Cosines with prototypes and the loss are in single
-  precision. Of several processes, the first one's crops are what is centred by.
-- Activations end at 6, as hyperion's command line has it where a recipe says nothing.
-- The size "mini", for minutes on a CPU, is this project's own; its first convolution halves time and frequency.
+- A clip without any speech frames keeps all its frames; in theirs, its embedding is zero.
+- Segments are cut from unmodified clips, theirs from files without silence. A clip shorter than a segment is used
+  whole; theirs leave it out. Batch norms treat the padding of such a clip as silence.
+- The signal-to-noise ratio is 0 to 18 dB; theirs is 3 to 18 dB for music and babble. Without folders of noises and
+  rooms, both are synthetic, and the rooms also colour the sound. Reverberation is computed within the segment, without
+  the half second before it.
+- The optimizer is Adam without AMSGrad, which `optimization` lacks. Cosines with prototypes and the loss are computed
+  in single precision. With several processes, only the first one's segments update the centre.
+- Activations are limited to 6, the default of hyperion's command line.
+- The size "mini", which trains in minutes on a CPU, is this project's own; its first convolution halves time and
+  frequency.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upstreams import register
-from upstreams.arguments import advice
+from upstreams.arguments import suggestion
 from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
-from upstreams.families.hyperion import HyperionNetwork, exported, network_of
+from upstreams.families.hyperion import HyperionNetwork, network_of, network_state
 from upstreams.families.hyperion_features import BANDS, CONTEXT, DITHER, HOP, RATE, HyperionMel, without_mean
 from upstreams.families.residual_xvector import STAGES, ResidualXVector, Shape, flattened
 from upstreams.pretraining.augmentation import SHARES, Folder, Sources, augmented
@@ -35,16 +37,17 @@ from upstreams.pretraining.optimization import half_cosine
 from upstreams.pretraining.teacher import follow, teacher_of
 from upstreams.safety import checkpoints
 from upstreams.safety.allow_list import printable
-from upstreams.seeds.augmented_views import segments
+from upstreams.seeds.augmented_views import view_segments
 
-PACE = 2  # mel frames from one frame to the next; a convolution that makes fewer than all makes one of 2 or more
+PACE = 2  # mel frames from one frame to the next; a strided convolution has a stride of at least 2
 
 
 class Dino(Upstream):
-    """A frame every 20 ms, for which later stages repeat theirs: recognition needs more than one in 80.
+    """The residual x-vector as an upstream with one frame per 20 ms.
 
-    Layers are the first convolution's output and each stage's, channels by bands; silence keeps its frames. The
-    summary is the embedding.
+    Later stages have fewer frames, down to one per 80 ms, too few for speech recognition; their frames are repeated.
+    The layers are the outputs of the first convolution and of each stage, channels by bands, including frames of
+    silence. The summary is the embedding.
     """
 
     stable_name = "upstreams.dino:Dino"
@@ -63,18 +66,20 @@ class Dino(Upstream):
         stages = self.network.encoder_net(*self.network.features(waveforms, lengths))
         counts = self.frame_lengths(lengths)
         layers = zip(stages, self.network.shape.hops, strict=True)
-        frames = [paced(flattened(maps).float(), kept, hop, counts) for (maps, kept), hop in layers]
+        frames = [
+            resample_frames(flattened(maps).float(), map_lengths, hop, counts) for (maps, map_lengths), hop in layers
+        ]
         return Features(torch.stack(frames, dim=3).permute(0, 2, 3, 1).contiguous(), counts)
 
     def summarize(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """The embedding, (B, 1, dim)."""
+        """Return the embedding, (B, 1, dim)."""
         return self.network(waveforms, lengths).float()[:, None]
 
 
-def paced(frames: Tensor, counts: Tensor, hop: int, wanted: Tensor) -> Tensor:
-    """Frames (B, D, T) that come every `hop` mel frames, every PACE of these: averaged or repeated, (B, D, max wanted).
+def resample_frames(frames: Tensor, counts: Tensor, hop: int, wanted: Tensor) -> Tensor:
+    """Average or repeat frames (B, D, T) with a hop of `hop` mel frames so that the hop is PACE, (B, D, max wanted).
 
-    They are zero beyond counts (B,), and then beyond wanted (B,).
+    counts: (B,) number of valid input frames, beyond which they are zero. wanted: (B,) number of valid output frames.
     """
     size = int(wanted.max())
     starts = torch.arange(size, device=frames.device) * PACE
@@ -84,9 +89,9 @@ def paced(frames: Tensor, counts: Tensor, hop: int, wanted: Tensor) -> Tensor:
     return frames[:, :, starts // hop].masked_fill(~valid(wanted, size)[:, None], 0.0)
 
 
-def loaded(checkpoint: str, random: bool) -> Upstream:
+def load_dino(checkpoint: str, random: bool) -> Upstream:
     upstream = Dino(network_of(checkpoint, random))
-    upstream.origin = checkpoints.digests([checkpoints.expanded(checkpoint)])
+    upstream.origin = checkpoints.digests([checkpoints.expanded_path(checkpoint)])
     return upstream
 
 
@@ -96,7 +101,7 @@ def dino(checkpoint: str = "", random: bool = False, size: str | None = None) ->
     if checkpoint:
         if size is not None:
             raise UpstreamError(f"the size of 'dino@{printable(checkpoint)}' is that of the file; leave it out")
-        return loaded(checkpoint, random)
+        return load_dino(checkpoint, random)
     if not random:
         raise UpstreamError(
             "'dino' needs its checkpoint: dino@FILE, such as model_ep0070.pth of hyperion's recipe, or what "
@@ -108,27 +113,27 @@ def dino(checkpoint: str = "", random: bool = False, size: str | None = None) ->
 @register
 def dino_mini(random: bool = False) -> Upstream:
     """DINO's x-vector with 4 blocks of 8 to 64 channels, pre-trained by this project on its embedded corpus."""
-    return loaded(str(SHIPPED / "dino_mini.safetensors"), random)
+    return load_dino(str(SHIPPED / "dino_mini.safetensors"), random)
 
 
 @dataclass(frozen=True)
 class DinoSize:
-    """A network, and what it is pre-trained with."""
+    """A network, and its pre-training settings."""
 
     shape: Shape
-    hidden: int  # channels of the head
+    hidden: int  # hidden channels of the projection head
     bottleneck: int
     outputs: int
-    seconds: tuple[float, float]  # of large and small crops
-    crops: tuple[int, int]  # of a clip
+    seconds: tuple[float, float]  # lengths of long and short segments
+    crops: tuple[int, int]  # numbers of long and short segments of a clip
     temperatures: tuple[float, float]  # of student and teacher
     momentum: float  # of the teacher at the start; 1 at the end
-    frozen: float  # share of the training in which the last layer stays
-    augmented: tuple[float, float]  # shares of crops within a room, and in noise
+    frozen: float  # share of the training, from its start, in which the last layer is frozen
+    augmented: tuple[float, float]  # shares of segments with reverberation, and with noise
     recipe: Recipe
 
 
-# The authors' 70 epochs of VoxCeleb2, some 1.02 million clips of at least 4 s; 10 of them warm-up.
+# The authors' 70 epochs of VoxCeleb2, some 1.02 million clips of at least 4 s; 10 epochs are warm-up.
 BASE = Recipe(
     steps=745_000,
     batch=96,
@@ -139,8 +144,8 @@ BASE = Recipe(
     betas=(0.9, 0.95),
     weight_decay=1e-4,
 )
-# Chosen by equal error rates on validation trials. A teacher that starts at 0.94 soon gives few prototypes for all;
-# without rooms that colour most crops, what a microphone does is taken for the speaker.
+# Chosen by equal error rates on validation trials. With an initial momentum of 0.94, the teacher soon assigns all clips
+# to few prototypes; without reverberation in most segments, the network encodes the microphone instead of the speaker.
 MINI = Recipe(steps=700, batch=32, seconds=4.0, lr=5e-3, warmup=30, betas=(0.9, 0.98), weight_decay=0.01, clip=3.0)
 SIZES = {
     "mini": DinoSize(
@@ -170,12 +175,12 @@ SIZES = {
 
 def size_of(name: str) -> DinoSize:
     if name not in SIZES:
-        raise UpstreamError(f"no size '{printable(name)}' of dino; {advice(name, [*SIZES], False)}")
+        raise UpstreamError(f"no size '{printable(name)}' of dino; {suggestion(name, [*SIZES], False)}")
     return SIZES[name]
 
 
 class Prototypes(nn.Module):
-    """A linear layer whose rows have length 1."""
+    """A linear layer whose rows have norm 1."""
 
     def __init__(self, dim: int, outputs: int) -> None:
         super().__init__()
@@ -188,7 +193,7 @@ class Prototypes(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """Three linear layers, onto the unit sphere, to cosines with prototypes (Caron et al., 2021)."""
+    """Three linear layers, L2 normalisation, and cosines with prototypes (Caron et al., 2021)."""
 
     def __init__(self, dim: int, hidden: int, bottleneck: int, outputs: int) -> None:
         super().__init__()
@@ -200,14 +205,14 @@ class ProjectionHead(nn.Module):
         self.last_layer = Prototypes(bottleneck, outputs)
 
     def forward(self, vectors: Tensor, frozen: bool = False) -> Tensor:
-        """(N, D) to (N, outputs). frozen: whether the prototypes take no gradients."""
+        """Map vectors (N, D) to cosines (N, outputs). frozen: whether the prototypes get no gradients."""
         vectors = self.mlp(vectors)
         with torch.autocast(vectors.device.type, enabled=False):  # cosines are divided by small temperatures
             return self.last_layer(F.normalize(vectors.float(), dim=1), frozen)
 
 
 class Learner(nn.Module):
-    """Network and head, named as in hyperion's checkpoints."""
+    """The network and its head, with the names of hyperion's checkpoints."""
 
     def __init__(self, size: DinoSize) -> None:
         super().__init__()
@@ -216,11 +221,12 @@ class Learner(nn.Module):
 
 
 class DinoPretraining(Method):
-    """A student tells from any crop of a clip what its teacher makes of a large one (Caron et al., 2021).
+    """A student predicts from each segment of a clip its teacher's output for a long segment (Caron et al., 2021).
 
-    Both give distributions over prototypes; the teacher's are centred by what it gave before, and sharper. The loss is
-    the cross-entropy of the student's for each crop and the teacher's for each other, large one. Beside it is shown
-    the entropy, in nats, of what the teacher gives on average: 0 where all clips have become one.
+    Both output distributions over prototypes; the teacher's are centred by a running mean of its outputs, and sharper.
+    The loss is the cross-entropy between the student's distribution for each segment and the teacher's for each other,
+    long segment. The entropy, in nats, of the teacher's mean distribution is reported as well: it is 0 if all clips
+    have the same prototype (collapse).
     """
 
     def __init__(self, size: DinoSize, sources: Sources, origin: Mapping[str, str]) -> None:
@@ -233,7 +239,9 @@ class DinoPretraining(Method):
         self.register_buffer("center", torch.zeros(1, size.outputs))
 
     def forward(self, batch: AudioBatch, done: float) -> Step:
-        large, small = (self.crops(batch, *each) for each in zip(self.size.seconds, self.size.crops, strict=True))
+        large, small = (
+            self.segments(batch, *setting) for setting in zip(self.size.seconds, self.size.crops, strict=True)
+        )
         frozen = done < self.size.frozen
         with torch.no_grad():
             target = self.teacher.head(self.teacher.backbone.embedding(*large))
@@ -244,15 +252,15 @@ class DinoPretraining(Method):
         aims = ((target - self.center) / colder).softmax(1)
         self.center = CENTERING * self.center + (1 - CENTERING) * target.mean(0, keepdim=True)
         with torch.autocast(guess.device.type, enabled=False):
-            loss = disagreement(guess / cold, aims, len(batch.lengths))
+            loss = dino_loss(guess / cold, aims, len(batch.lengths))
         return Step({"loss": loss, "entropy": entropy(aims.mean(0))}, vectors)
 
     @torch.no_grad()
-    def crops(self, batch: AudioBatch, seconds: float, number: int) -> tuple[Tensor, Tensor]:
-        """Features (number * B, T, 80) of crops of each clip, in rooms and noise of their own, and their frames."""
+    def segments(self, batch: AudioBatch, seconds: float, number: int) -> tuple[Tensor, Tensor]:
+        """Return features (number * B, T, 80) of separately augmented segments of each clip, and their frame counts."""
         with torch.autocast(batch.waveforms.device.type, enabled=False):
-            parts = [segments(batch.waveforms, batch.lengths, round(seconds * RATE)) for _ in range(number)]
-            waveforms, lengths = (torch.cat(each) for each in zip(*parts, strict=True))
+            parts = [view_segments(batch.waveforms, batch.lengths, round(seconds * RATE)) for _ in range(number)]
+            waveforms, lengths = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
             mel, frames = self.mel(augmented(waveforms, lengths, self.sources, self.size.augmented), lengths)
             return without_mean(mel, frames), frames
 
@@ -260,35 +268,35 @@ class DinoPretraining(Method):
         follow(self.teacher, self.student, half_cosine(self.size.momentum, 1.0, done))
 
     def exported(self) -> dict[str, Tensor]:
-        """The teacher's network."""
-        return exported(self.teacher.backbone)
+        """Return the teacher's network."""
+        return network_state(self.teacher.backbone)
 
 
-CENTERING = 0.9  # share of itself that the centre keeps in a step
+CENTERING = 0.9  # decay of the running mean of the teacher's outputs
 
 
-def disagreement(guess: Tensor, aims: Tensor, clips: int) -> Tensor:
-    """Mean cross-entropy of the students' logits (V * clips, K) and aims (2 * clips, K) of the other large crops.
+def dino_loss(guess: Tensor, aims: Tensor, clips: int) -> Tensor:
+    """Return the mean cross-entropy of logits (V * clips, K) and aims (2 * clips, K) of the other long segments.
 
-    Both hold one crop of all clips after the other, the large ones first.
+    Both tensors hold the first segment of every clip, then the second, and so on, long segments first.
     """
-    told = guess.log_softmax(1).unflatten(0, (-1, clips))
+    predicted = guess.log_softmax(1).unflatten(0, (-1, clips))
     wanted = aims.unflatten(0, (-1, clips))
-    scores = -torch.einsum("gbk,vbk->gv", wanted, told) / clips
-    others = ~torch.eye(len(wanted), len(told), dtype=torch.bool, device=scores.device)
+    scores = -torch.einsum("gbk,vbk->gv", wanted, predicted) / clips
+    others = ~torch.eye(len(wanted), len(predicted), dtype=torch.bool, device=scores.device)
     return scores[others].mean()
 
 
 def entropy(shares: Tensor) -> Tensor:
-    """In nats, of shares (K,) that add up to 1."""
+    """Return the entropy in nats of a distribution (K,)."""
     return -(shares * shares.clamp(min=1e-30).log()).sum()
 
 
 def method(size: str, noises: str | None = None, rooms: str | None = None) -> Method:
-    """The objective with a student of a size and its teacher at their start.
+    """Return the objective with a newly initialised student and teacher of a size.
 
-    noises, rooms: folders of audio, such as MUSAN's and simulated impulse responses; synthetic ones where left out.
-    Raises UpstreamError for a size that there is none of, and folders that hold no audio.
+    noises, rooms: folders of audio, such as MUSAN and simulated impulse responses; by default, synthetic ones are used.
+    Raises UpstreamError for an unknown size, and for folders without audio.
     """
     named = (("noises", noises), ("rooms", rooms))
     folders = {option: Folder(path, option) for option, path in named if path is not None}

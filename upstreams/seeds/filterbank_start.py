@@ -1,7 +1,8 @@
-"""A start for convolutions over waveforms that hear from the first step on, where there is little sound to learn it of.
+"""Initialisation of convolutions over waveforms as a filter bank, for training on little audio.
 
-Drawn at random, narrow convolutions need hours of sound until what they give tells of the spectrum; begun as a filter
-bank, as the Gabor filters of Zeghidour et al. (2021) are, but with every weight free, they do so at once.
+Randomly initialised narrow convolutions need hours of audio before their outputs represent the spectrum. Convolutions
+that are initialised as a filter bank represent it from the first step on, as the Gabor filters of Zeghidour et al.
+(2021) do. Unlike those, every weight is free to change.
 """
 
 from __future__ import annotations
@@ -11,30 +12,31 @@ import math
 import torch
 from torch import Tensor, nn
 
-LOWEST, HIGHEST = 60.0, 7600.0  # Hz
-LOUDNESS = 16.0  # of what the filter at 1 kHz gives, of a wave of height 1 and its frequency
+LOWEST, HIGHEST = 60.0, 7600.0  # Hz; lowest and highest frequency of the filters
+LOUDNESS = 16.0  # gain: output amplitude of the filter at 1 kHz for a sine of amplitude 1 and the same frequency
 
 
-def begin_as_filters(convolutions: list[nn.Conv1d], sample_rate: int = 16_000) -> None:
-    """Let the first one's kernels be waves under a window, and the others mix channels without a sense of time.
+def init_as_filter_bank(convolutions: list[nn.Conv1d], sample_rate: int = 16_000) -> None:
+    """Set the kernels of the first convolution to windowed sinusoids, and the others to averages over time.
 
-    What they mix is drawn from torch's generator; a rectifier between them makes their means over time loudnesses.
+    The other convolutions mix channels with random weights from torch's generator, equal at all times of the kernel.
+    With a rectifier between the layers, their time averages measure the energies of the filters.
     """
     first, *others = convolutions
     with torch.no_grad():
         first.weight.copy_(filter_bank(len(first.weight) // 2, first.kernel_size[0], sample_rate)[:, None])
-        for each in others:
-            mixed = torch.randn(*each.weight.shape[:2], 1) * math.sqrt(2 / each.in_channels)
-            each.weight.copy_(mixed.expand_as(each.weight) / each.kernel_size[0])
-        for each in convolutions:
-            if each.bias is not None:
-                each.bias.zero_()
+        for convolution in others:
+            mixing = torch.randn(*convolution.weight.shape[:2], 1) * math.sqrt(2 / convolution.in_channels)
+            convolution.weight.copy_(mixing.expand_as(convolution.weight) / convolution.kernel_size[0])
+        for convolution in convolutions:
+            if convolution.bias is not None:
+                convolution.bias.zero_()
 
 
 def filter_bank(bands: int, size: int, sample_rate: int) -> Tensor:
-    """Cosines, then sines, (2 bands, size) under Hann windows, at frequencies evenly spaced in mel.
+    """Return Hann-windowed cosines, then sines, (2 bands, size), at frequencies evenly spaced in mel.
 
-    They amplify by the square root of the frequency, as speech has less of the higher ones.
+    Their gain grows with the square root of the frequency, because speech has less energy at high frequencies.
     """
     low, high = (1127.0 * math.log1p(hertz / 700.0) for hertz in (LOWEST, HIGHEST))
     hertz = 700.0 * torch.expm1(torch.linspace(low, high, bands, dtype=torch.float64) / 1127.0)

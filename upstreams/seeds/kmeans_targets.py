@@ -1,6 +1,7 @@
-"""Units to predict, found on the fly: the nearest of k centres of frozen features (Hsu et al., 2021).
+"""K-means targets for masked prediction, assigned during training (Hsu et al., 2021).
 
-Nothing is labelled ahead of time: frozen features and centres are buffers of whoever trains with them.
+The target of a frame is the index of the cluster centre nearest to its frozen features. No labels are written to files
+beforehand: the feature extractor and the centres are part of the model that is trained.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from upstreams.base import UpstreamError, valid
 from upstreams.spectral import DELTA_SCALES, Mfcc
 from upstreams.threads import one_thread
 
-BATCH, PASSES, PATIENCE = 10_000, 100, 100  # of k-means: frames, and HuBERT's own limits
+BATCH, PASSES, PATIENCE = 10_000, 100, 100  # of k-means, as HuBERT: frames of a mini-batch, epochs, patience
 EVERY = 2  # cepstral frames of 10 ms from one frame to the next
 
 
 class Cepstra(nn.Module):
-    """13 cepstral coefficients with deltas and delta-deltas, a frame every 20 ms, as HuBERT's first units are of.
+    """13 cepstral coefficients with deltas and delta-deltas, one frame per 20 ms: the features of HuBERT's first units.
 
-    centered: whether each clip's mean is taken out, which tells of speaker and channel.
+    centered: whether each clip's mean, which carries information on speaker and channel, is subtracted.
     """
 
     dim, hop, window = 39, 320, 400
@@ -31,7 +32,7 @@ class Cepstra(nn.Module):
         self.centered, self.mfcc = centered, Mfcc()
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S) to (B, T, 39), zero beyond each clip's end."""
+        """Map waveforms (B, S) to frames (B, T, 39), zero beyond each clip's end."""
         frames, counts = self.mfcc(waveforms, lengths)
         statics = self.mfcc.scale
         raw = frames[:, ::EVERY, 0] * torch.cat([statics / by for by in DELTA_SCALES])
@@ -44,7 +45,7 @@ class Cepstra(nn.Module):
 
 
 class Codebook(nn.Module):
-    """Centres (number, dim) of frames; zero until they are found."""
+    """Cluster centres (number, dim) of frames; zero until `find` has computed them."""
 
     def __init__(self, number: int, dim: int) -> None:
         super().__init__()
@@ -52,10 +53,10 @@ class Codebook(nn.Module):
         self.register_buffer("centers", torch.zeros(number, dim))
 
     def find(self, frames: Tensor, trials: int) -> None:
-        """Centres of frames (N, dim) by scikit-learn's k-means, its seed drawn from torch's generator.
+        """Compute the centres of frames (N, dim) by scikit-learn's k-means, with a seed from torch's generator.
 
-        trials: starts, the best of which is gone on from. Raises UpstreamError for fewer frames than centres, and for
-        frames that are not finite.
+        trials: number of initialisations; the best one is used. Raises UpstreamError if there are fewer frames than
+        centres, or if frames are not finite.
         """
         from sklearn.cluster import MiniBatchKMeans
         from sklearn.exceptions import ConvergenceWarning
@@ -70,12 +71,12 @@ class Codebook(nn.Module):
             n_init=trials, reassignment_ratio=0.0,
         )  # fmt: skip
         with warnings.catch_warnings(), one_thread():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # silence has few frames that differ
+            warnings.simplefilter("ignore", ConvergenceWarning)  # silence has few distinct frames
             clusters.fit(frames.double().cpu().numpy())
         self.centers.copy_(torch.from_numpy(clusters.cluster_centers_))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """The number (...) of the centre nearest to each of the frames (..., dim)."""
+        """Return the index (...) of the centre nearest to each of the frames (..., dim)."""
         with torch.autocast(frames.device.type, enabled=False):
             centers = self.centers.float()
             return (centers.square().sum(1) - 2 * frames.float() @ centers.T).argmin(-1)

@@ -1,4 +1,4 @@
-"""Random-projection quantizers (Chiu et al., 2022): targets for masked prediction that nothing has to be learnt for."""
+"""Random-projection quantizers (Chiu et al., 2022): targets for masked prediction that need no training."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WIDTH = 16  # channels that frames are projected to
-SMALLEST = 1e-6  # variance of a channel
+WIDTH = 16  # channels after the projection
+SMALLEST = 1e-6  # least variance of a channel
 
 
 class Quantizer(nn.Module):
-    """Which of the random codes a random projection of a frame is nearest to, for several codebooks; none ever learns.
+    """Map a frame to the random code that is nearest to its random projection, in each of several codebooks.
 
-    channels: of the frames. Projections are drawn as Xavier's, codes from a normal distribution; both are compared at
-    unit length.
+    Projections are drawn by Xavier initialisation, codes from a normal distribution; both are compared at unit length.
+    Neither is trained. channels: channels of the frames.
     """
 
     def __init__(self, channels: int, codebooks: int, codes: int) -> None:
@@ -32,9 +32,9 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def measure(self, parts: Iterable[Tensor]) -> None:
-        """From now on bring frames to the zero mean and unit variance that these have, each (N, channels).
+        """Measure the mean and variance of frames, given in parts (N, channels), by which later frames are normalised.
 
-        Without it nearly all of them get the same few codes, decided by what all frames have in common.
+        Without normalisation, nearly all frames get the same few codes, because their common mean dominates.
         """
         count, (total, squares) = 0, torch.zeros(2, len(self.mean), dtype=torch.float64, device=self.mean.device)
         for part in parts:
@@ -47,7 +47,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        """(N, channels) to numbers of codes (N, codebooks)."""
+        """Map frames (N, channels) to indices of codes (N, codebooks)."""
         with torch.autocast(frames.device.type, enabled=False):
             projected = F.normalize(
                 (frames.float() - self.mean) / self.deviation @ self.projections, dim=2

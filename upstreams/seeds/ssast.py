@@ -1,8 +1,8 @@
 """SSAST, the self-supervised audio spectrogram transformer (Gong et al., 2022): encoder, checkpoints and objective.
 
 A spectrogram is cut into patches, 16 mel bands by 16 frames ("patch") or all 128 bands by 2 frames ("frame"), which are
-the tokens of a vision transformer. In pre-training most are masked; the transformer is to tell which of the clip's
-masked patches each one was, and what it looked like. Weights go by the names of the authors' checkpoints.
+the tokens of a vision transformer. In pre-training most are masked; for each of them, the transformer identifies the
+right one among the clip's masked patches, and reconstructs it. Weights have the names of the authors' checkpoints.
 
 What differs from the authors' code:
 
@@ -13,7 +13,7 @@ What differs from the authors' code:
   number of columns, which is never reached with strides up to the size of a patch; ours do neither.
 - The softmax of the discriminative term is over the candidates of each prediction, as in equation (1) of the paper;
   theirs is over the predictions for each candidate (their issue 13), which `softmax_over="predictions"` asks for.
-- Clusters of masked patches: see `masking.clustered`. Clips that are shorter have as large a share of patches masked.
+- Clusters of masked patches: see `masking.block_mask`. Clips that are shorter have as large a share of patches masked.
 - After its warm-up the rate follows half a cosine; theirs is halved when accuracy on held-out clips stops rising.
 - `base_nokd` can be pre-trained; theirs then looks for the second class token that it lacks.
 - The size "mini" is this project's own: 4 blocks of 128 channels for clips of 2 s, frames of 4, and another start.
@@ -30,33 +30,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from upstreams import register
-from upstreams.arguments import advice
+from upstreams.arguments import suggestion
 from upstreams.base import SHIPPED, Features, Upstream, UpstreamError, valid
-from upstreams.pretraining.masking import clustered, gathered, scattered, share_of
+from upstreams.pretraining.masking import block_mask, gather_masked, random_mask, share_of
 from upstreams.pretraining.methods import AudioBatch, Method, Recipe, Step, mean_where
 from upstreams.safety import checkpoints
-from upstreams.safety.allow_list import listed, misfits, printable, shown
-from upstreams.safety.strict_loading import DEPTHS, depth_of, fitting, unfit
-from upstreams.seeds.transformer import EPSILON, HEAD, Attention, TransformerBlock, every, plain_start
+from upstreams.safety.allow_list import describe_misfits, printable, short_list, short_repr
+from upstreams.safety.strict_loading import DEPTHS, depth_of, misfit_error, strictly_loaded
+from upstreams.seeds.transformer import EPSILON, HEAD, Attention, TransformerBlock, block_outputs, plain_start
 from upstreams.spectral import LogMel, trimmed
 from upstreams.threads import one_thread
 
 BANDS, MEL_WINDOW, MEL_HOP = 128, 400, 160  # mel bands; samples
 MEAN, STD = -4.2677393, 4.5689974  # of log-mel energies in the authors' pre-training data
-LEFT_OVER = (  # of images, and of pre-training
+LEFT_OVER = (  # prefixes of weights for images and for pre-training, which are not used
     *("v.head.", "v.head_dist."),
     *("p_input_fdim", "p_input_tdim", "mask_embed", "cpredlayer.", "gpredlayer."),
 )
-MASKED = 400 / 512  # share of the patches
+MASKED = 400 / 512  # share of masked patches
 OBJECTIVES = ("joint", "discriminative", "generative")
 STARTS = ("plain", "nearby")
 GENERATIVE_WEIGHT = 10.0
-WAVES, PASSED_ON = 2.0, 0.7  # of mini's start: height of the waves, and scale of what attention takes and gives
+WAVES, PASSED_ON = 2.0, 0.7  # of the start "nearby": amplitude of positions, and gain of values
 NORMALIZED = {"targets": 2, "predictions": 1}  # axis of (clips, predictions, targets)
 
 
 class SsastSize(NamedTuple):
-    """What a transformer's weights are shaped by. frames: mel frames that it has positions for."""
+    """The settings that shape a transformer's weights. frames: number of mel frames that its positions cover."""
 
     dim: int
     depth: int
@@ -86,12 +86,12 @@ VARIANTS = {"patch": (16, 16), "frame": (BANDS, 2)}
 MINI_VARIANTS = {"patch": (16, 16), "frame": (BANDS, 4)}
 
 
-def planned(size: str, variant: str) -> SsastSize:
-    """Shapes of a size and variant; raises UpstreamError for unknown ones."""
+def size_of_variant(size: str, variant: str) -> SsastSize:
+    """Return the shapes of a size and variant; raise UpstreamError for unknown ones."""
     if size not in SIZES:
-        raise UpstreamError(f"no size '{printable(size)}' of ssast; {advice(size, [*SIZES], False)}")
+        raise UpstreamError(f"no size '{printable(size)}' of ssast; {suggestion(size, [*SIZES], False)}")
     if variant not in VARIANTS:
-        raise UpstreamError(f"no variant '{printable(variant)}' of ssast; {advice(variant, [*VARIANTS], False)}")
+        raise UpstreamError(f"no variant '{printable(variant)}' of ssast; {suggestion(variant, [*VARIANTS], False)}")
     height, width = (MINI_VARIANTS if size == "mini" else VARIANTS)[variant]
     return SIZES[size]._replace(height=height, width=width)
 
@@ -104,33 +104,33 @@ class Patches(nn.Module):
         self.proj = nn.Conv2d(1, size.dim, (size.height, size.width), strides)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Spectrograms (B, 1, bands, frames) to patches (B, rows, columns, D)."""
+        """Map spectrograms (B, 1, bands, frames) to patches (B, rows, columns, D)."""
         return self.proj(images).permute(0, 2, 3, 1)
 
 
-def waves(number: int, dim: int) -> Tensor:
-    """Sines and cosines (number, dim) of places, in wavelengths of 2 pi to 10000 times that (Vaswani et al., 2017)."""
+def sinusoids(number: int, dim: int) -> Tensor:
+    """Return sinusoidal positions (number, dim), with wavelengths from 2 pi to 10000 * 2 pi (Vaswani et al., 2017)."""
     angles = torch.arange(number)[:, None] / 10_000 ** (torch.arange(0, dim, 2) / dim)
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
-def places(rows: int, columns: int, dim: int) -> Tensor:
-    """Waves (rows * columns, dim) of each patch's column, and of its row in the first half where there are several."""
+def position_waves(rows: int, columns: int, dim: int) -> Tensor:
+    """Return sinusoids (rows * columns, dim) of each patch's column, and of its row in the first half if rows > 1."""
     if rows == 1:
-        return waves(columns, dim)
-    row, column = waves(rows, dim // 2), waves(columns, dim // 2)
+        return sinusoids(columns, dim)
+    row, column = sinusoids(rows, dim // 2), sinusoids(columns, dim // 2)
     return torch.cat([row[:, None].expand(-1, columns, -1), column.expand(rows, -1, -1)], dim=2).flatten(0, 1)
 
 
 def usual_start(size: SsastSize) -> str:
-    """That of mini is "nearby", that of the authors' sizes "plain"."""
+    """Return the default initialisation of a size: "nearby" for mini, "plain" for the authors' sizes."""
     return "nearby" if (size.dim, size.depth) == MINI else "plain"
 
 
 class Transformer(nn.Module):
     """DeiT (Touvron et al., 2021) over patches of spectrograms.
 
-    start: of weights; "plain" is the authors', "nearby" see `start_nearby`, None the one that is usual for the size.
+    start: initialisation of weights: "plain" (the authors'), "nearby" (see `start_nearby`), or None for the default.
     """
 
     def __init__(self, size: SsastSize, strides: tuple[int, int] | None = None, start: str | None = None) -> None:
@@ -151,17 +151,17 @@ class Transformer(nn.Module):
             self.start_nearby()
 
     def leading(self) -> list[Tensor]:
-        """The class tokens, (1, 1, D) each."""
+        """Return the class tokens, (1, 1, D) each."""
         return [self.cls_token, self.dist_token] if self.class_tokens == 2 else [self.cls_token]
 
     def start_nearby(self) -> None:
-        """Let tokens first attend to those near them: positions are waves, keys are alike queries, and what attention
-        adds is the negative of what it found.
+        """Initialise attention so that tokens attend to their neighbours, after Trockman and Kolter (2023).
 
-        After Trockman and Kolter (2023): on hours of sound, attention that starts even learns no places to look at.
+        Positions are sinusoids, key weights equal query weights, and the output projection is the negative transpose
+        of the value projection. With hours of audio, attention that starts uniform does not learn to use positions.
         """
         with torch.no_grad(), one_thread():
-            self.pos_embed[0, self.class_tokens :] = WAVES * places(*self.grid, self.pos_embed.shape[2])
+            self.pos_embed[0, self.class_tokens :] = WAVES * position_waves(*self.grid, self.pos_embed.shape[2])
             for attention in (module for module in self.modules() if isinstance(module, Attention)):
                 query, key, value = attention.qkv.weight.chunk(3)
                 for head in query.split(HEAD):
@@ -171,10 +171,10 @@ class Transformer(nn.Module):
                 attention.proj.weight.copy_(-value.T)
 
     def tokens(self, patches: Tensor, counts: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the first block is given: class tokens, then patches row by row, all with their positions.
+        """Return the input of the first block (B, N, D), and a mask (B, N) of valid tokens, or None if all are valid.
 
-        patches: (B, rows, columns, D), of which each clip has its first counts (B,) columns.
-        Gives tokens (B, N, D), and which of them (B, N) are valid, or None where all are.
+        The tokens are the class tokens, then patches row by row, all with positions added.
+        patches: (B, rows, columns, D), of which the first counts (B,) columns are valid.
         """
         batch, rows, columns, _ = patches.shape
         leading = (torch.cat(self.leading(), dim=1) + self.pos_embed[:, : self.class_tokens]).expand(batch, -1, -1)
@@ -185,7 +185,7 @@ class Transformer(nn.Module):
         return tokens, F.pad(mask.repeat(1, rows), (self.class_tokens, 0), value=True)
 
     def positions(self, counts: Tensor, rows: int, columns: int) -> Tensor:
-        """Embeddings (B or 1, rows, columns, D) of the positions of clips that have counts (B,) columns."""
+        """Return position embeddings (B or 1, rows, columns, D) for clips of counts (B,) columns."""
         different = counts.unique().tolist()
         if different == [columns]:
             return self.resized(rows, columns)[None]
@@ -195,7 +195,7 @@ class Transformer(nn.Module):
         return table
 
     def resized(self, rows: int, columns: int) -> Tensor:
-        """Embeddings (rows, columns, D): the middle of the learned columns, or all of them stretched."""
+        """Return embeddings (rows, columns, D): the middle of the learned columns, or all of them, resized."""
         learned = self.pos_embed[0, self.class_tokens :].unflatten(0, self.grid)
         if columns < self.grid[1]:
             start = self.grid[1] // 2 - columns // 2
@@ -206,7 +206,7 @@ class Transformer(nn.Module):
 
 
 class MelImages(nn.Module):
-    """Kaldi's log-mel energies with Hann windows, less their mean in training and over twice their deviation."""
+    """Kaldi's log-mel energies with Hann windows, minus their mean in training, over twice their standard deviation."""
 
     def __init__(self, mean: float = MEAN, std: float = STD) -> None:
         super().__init__()
@@ -214,8 +214,8 @@ class MelImages(nn.Module):
         self.spectrum = LogMel(BANDS, shape="hanning")
 
     def forward(self, waveforms: Tensor, lengths: Tensor, shortest: int) -> Tensor:
-        """(B, S) to (B, 1, bands, frames); shorter clips are extended by zeros to `shortest` samples."""
-        # Energies span eight decades, so reduced precision must not reach them.
+        """Map (B, S) to (B, 1, bands, frames); clips shorter than `shortest` samples are extended with zeros."""
+        # Energies span eight decades, so they need full precision.
         with torch.autocast(waveforms.device.type, enabled=False):
             clean = trimmed(waveforms.float(), lengths, 0)
             centered = clean - clean.sum(1, keepdim=True) / lengths[:, None]
@@ -226,13 +226,13 @@ class MelImages(nn.Module):
 class Ssast(Upstream):
     """The encoder of SSAST; a frame is the mean of the patches at its time, from bottom to top.
 
-    Layer 0 is the input of the first block, layers 1 to depth are what the blocks give, and one more is the last after
-    the final norm: its mean over time is what the authors fine-tune. Class tokens take part but are no frames.
-    A clip is attended to as a whole, however long, as by the authors: memory grows with its length and time with its
-    square, so that minutes of sound are better cut before.
+    Layer 0 is the input of the first block, layers 1 to depth are the blocks' outputs, and one more layer is the last
+    output after the final norm: the authors fine-tune its mean over time. Class tokens are attended to but are not
+    frames. As in the authors' code, attention spans the whole clip: memory grows with its length and time with its
+    square, so recordings of several minutes should be split beforehand.
 
-    mean, std: of log-mel energies. strides: bands and mel frames from one patch to the next, at most its size, which
-    is what 0 stands for. Raises UpstreamError for impossible ones.
+    mean, std: of log-mel energies. strides: bands and mel frames from one patch to the next; 0 stands for the size of
+    a patch, which is also the maximum. Raises UpstreamError for invalid values.
     """
 
     stable_name = "upstreams.ssast:Ssast"
@@ -241,7 +241,7 @@ class Ssast(Upstream):
         self, size: SsastSize, mean: float = MEAN, std: float = STD, strides: tuple[int, int] = (0, 0)
     ) -> None:
         super().__init__()
-        refuse_impossible(size, mean, std, strides)
+        check_input_options(size, mean, std, strides)
         self.strides = (strides[0] or size.height, strides[1] or size.width)
         self.hop = MEL_HOP * self.strides[1]
         self.window = MEL_WINDOW + (size.width - 1) * MEL_HOP
@@ -266,38 +266,48 @@ class Ssast(Upstream):
         return Features(stacked.masked_fill_(~valid(counts, longest)[:, :, None, None], 0.0), counts)
 
     def frames(self, tokens: Tensor, longest: int) -> Tensor:
-        """(B, N, D) to (B, T, D)."""
+        """Average tokens (B, N, D) over rows, giving frames (B, T, D)."""
         return tokens[:, self.v.class_tokens :].float().unflatten(1, (-1, longest)).mean(1)
 
 
-def refuse_impossible(size: SsastSize, mean: float, std: float, strides: tuple[int, int]) -> None:
+def check_input_options(size: SsastSize, mean: float, std: float, strides: tuple[int, int]) -> None:
     for name, stride, most in (("fstride", strides[0], size.height), ("tstride", strides[1], size.width)):
         if not isinstance(stride, int) or not 0 <= stride <= most:
             raise UpstreamError(f"{name} of ssast is {stride}; it may be 1 to {most}, the size of a patch")
     if not (-100 <= mean <= 100 and 0.01 <= std <= 100):
         raise UpstreamError(
-            f"mean and std of ssast are {shown(mean)} and {shown(std)}; they are those of log-mel energies, "
+            f"mean and std of ssast are {short_repr(mean)} and {short_repr(std)}; they are those of log-mel energies, "
             "-100 to 100 and 0.01 to 100"
         )
 
 
-def size_in(state: Mapping[str, Tensor], reference: str) -> SsastSize:
-    """Shapes that the weights in a checkpoint speak of; raises UpstreamError where it is none of SSAST."""
-    told = f"'{reference}' is no checkpoint of SSAST's pre-training"
+def ssast_size_in(state: Mapping[str, Tensor], reference: str) -> SsastSize:
+    """Return the size of the encoder in a checkpoint; raise UpstreamError if the checkpoint is not SSAST's."""
+    problem = f"'{reference}' is no checkpoint of SSAST's pre-training"
     needed = ("p_input_fdim", "p_input_tdim", "v.pos_embed", "v.patch_embed.proj.weight")
     absent = [name for name in needed if name not in state]
     if absent:
-        raise UpstreamError(f"{told}: it lacks {listed(absent)}; give one as its authors published them")
+        raise UpstreamError(f"{problem}: it lacks {short_list(absent)}; give one as its authors published them")
     bands, frames, positions, patch = (state[name] for name in needed)
     if patch.ndim != 4 or 0 in patch.shape or positions.ndim != 3 or (bands.numel(), frames.numel()) != (1, 1):
         shapes = {name: tuple(state[name].shape) for name in needed}
-        raise UpstreamError(f"{told}, by the shapes {shapes}; give one as its authors published them")
+        raise UpstreamError(f"{problem}, by the shapes {shapes}; give one as its authors published them")
     depth = depth_of(name.removeprefix("v.") for name in state)
-    size = SsastSize(len(patch), depth, 1 + ("v.dist_token" in state), patch.shape[2], patch.shape[3], whole(frames))
-    if whole(bands) != BANDS or BANDS % size.height or size.dim % HEAD or size.columns < 1 or depth not in DEPTHS:
-        told = f"{shown(frames.item())} frames of {shown(bands.item())} mel bands, in patches of {size.width} by"
+    size = SsastSize(
+        len(patch), depth, 1 + ("v.dist_token" in state), patch.shape[2], patch.shape[3], whole_number(frames)
+    )
+    if (
+        whole_number(bands) != BANDS
+        or BANDS % size.height
+        or size.dim % HEAD
+        or size.columns < 1
+        or depth not in DEPTHS
+    ):
+        layout = (
+            f"{short_repr(frames.item())} frames of {short_repr(bands.item())} mel bands, in patches of {size.width} by"
+        )
         raise UpstreamError(
-            f"'{reference}' is for {told} {size.height}, and has {depth} blocks of {size.dim} channels; known here are "
+            f"'{reference}' is for {layout} {size.height}, and has {depth} blocks of {size.dim} channels; known are "
             f"{BANDS} bands in patches of equal height, and 1 to {DEPTHS[-1]} blocks of multiples of {HEAD} channels"
         )
     if positions.shape[1] != size.class_tokens + size.rows * size.columns:
@@ -308,34 +318,34 @@ def size_in(state: Mapping[str, Tensor], reference: str) -> SsastSize:
     return size
 
 
-def whole(number: Tensor) -> int:
-    """The whole number in a tensor (); -1, which neither bands nor frames can be, where it is none."""
+def whole_number(number: Tensor) -> int:
+    """Return the whole number in a tensor (), or -1, which is no valid number of bands or frames, if it is not one."""
     value = number.item()
     return int(value) if isinstance(value, (int, float)) and abs(value) < 2**31 and value == int(value) else -1
 
 
-def weights_in(state: Mapping[str, Tensor], size: SsastSize, reference: str) -> dict[str, Tensor]:
-    """The transformer's weights, each in its shape; raises UpstreamError unless it has them all, and no others."""
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
-    strange = [name for name in kept if not name.startswith("v.")]
-    weights = {name[2:]: tensor for name, tensor in kept.items() if name not in strange}
+def ssast_weights_in(state: Mapping[str, Tensor], size: SsastSize, reference: str) -> dict[str, Tensor]:
+    """Return the transformer's weights; raise UpstreamError if any are missing, unknown or of a wrong shape."""
+    used = {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
+    strange = [name for name in used if not name.startswith("v.")]
+    weights = {name[2:]: tensor for name, tensor in used.items() if name not in strange}
     if strange:
-        raise unfit(misfits([], strange, []), "SSAST", reference)
-    return fitting(weights, lambda: Transformer(size), "SSAST", reference)
+        raise misfit_error(describe_misfits([], strange, []), "SSAST", reference)
+    return strictly_loaded(weights, lambda: Transformer(size), "SSAST", reference)
 
 
-def loaded(
+def load_ssast(
     checkpoint: str, random: bool, mean: float = MEAN, std: float = STD, strides: tuple[int, int] = (0, 0)
 ) -> Ssast:
-    """The encoder in a checkpoint of the authors or of `bench pretrain`; only its architecture where `random`.
+    """Load the encoder in a checkpoint of the authors or of `bench pretrain`, or build it with random weights.
 
-    Raises UpstreamError for a file that is missing, broken or none of these, and for weights that do not all arrive.
+    Raises UpstreamError if the file is missing, broken or of another model, or if it lacks weights.
     """
-    path = checkpoints.expanded(checkpoint)
+    path = checkpoints.expanded_path(checkpoint)
     reference = printable(checkpoint)
-    state = checkpoints.renamed(checkpoints.read(path), lambda name: name.removeprefix("module."), reference)
-    size = size_in(state, reference)
-    weights = weights_in(state, size, reference)
+    state = checkpoints.renamed(checkpoints.read_weights(path), lambda name: name.removeprefix("module."), reference)
+    size = ssast_size_in(state, reference)
+    weights = ssast_weights_in(state, size, reference)
     upstream = Ssast(size, mean, std, strides)
     if not random:
         upstream.v.load_state_dict(weights)
@@ -360,21 +370,21 @@ def ssast(
             raise UpstreamError(
                 f"size and variant of 'ssast@{printable(checkpoint)}' are those of the file; leave them out"
             )
-        return loaded(checkpoint, random, mean, std, (fstride, tstride))
+        return load_ssast(checkpoint, random, mean, std, (fstride, tstride))
     if not random:
         raise UpstreamError("ssast needs its checkpoint: write ssast@FILE, or ssast@random for one with random weights")
-    chosen = planned("base" if size is None else size, "patch" if variant is None else variant)
+    chosen = size_of_variant("base" if size is None else size, "patch" if variant is None else variant)
     return Ssast(chosen, mean, std, (fstride, tstride))
 
 
 @register
 def ssast_mini(random: bool = False) -> Upstream:
     """SSAST with 4 blocks of 128 channels, pre-trained on the embedded corpus; shipped with this project."""
-    return loaded(str(SHIPPED / "ssast_mini.safetensors"), random)
+    return load_ssast(str(SHIPPED / "ssast_mini.safetensors"), random)
 
 
-def seconds(frames: int) -> float:
-    """Sound that gives so many mel frames."""
+def seconds_of_frames(frames: int) -> float:
+    """Return the duration in seconds of `frames` mel frames."""
     return (MEL_WINDOW + (frames - 1) * MEL_HOP) / 16_000
 
 
@@ -383,7 +393,7 @@ def seconds(frames: int) -> float:
 BASE = Recipe(
     steps=1_000_000,
     batch=24,
-    seconds=seconds(1024),
+    seconds=seconds_of_frames(1024),
     lr=1e-4,
     warmup=1000,
     optimizer="adam",
@@ -393,7 +403,14 @@ BASE = Recipe(
 # Mini's is chosen by frozen probes on validation clips, of rates 5e-4 to 4e-3 and shares of 0.5 to 0.78 masked.
 RECIPES = {
     "mini": Recipe(
-        steps=2000, batch=32, seconds=seconds(192), lr=1e-3, warmup=50, betas=(0.9, 0.98), weight_decay=0.01, clip=1.0
+        steps=2000,
+        batch=32,
+        seconds=seconds_of_frames(192),
+        lr=1e-3,
+        warmup=50,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        clip=1.0,
     ),
     "tiny": replace(BASE, steps=200_000, batch=120, lr=5e-4),
     "small": BASE,
@@ -412,17 +429,19 @@ class Guess(NamedTuple):
 
 
 class SsastPretraining(Method):
-    """Masked patches are recognised among the others of their clip, and reconstructed (Gong et al., 2022).
+    """Masked patches are identified among the others of their clip, and reconstructed (Gong et al., 2022).
 
-    For a clip's masked patches x (P values each, normalised as the encoder sees them) and what two perceptrons make of
-    the encoder's output at their places, c and r:
+    For a clip's masked patches x (P values each, normalised as at the encoder's input) and the outputs c and r of two
+    perceptrons for the encoder's output at the same positions:
 
         nce = mean_i -log(exp(c_i x_i) / sum_j exp(c_i x_j)),    mse = mean_i |r_i - x_i|^2 / P,    loss = nce + 10 mse
 
-    accuracy: share of the predictions whose own patch is the likeliest. masked: share of a clip's patches. one_mask:
-    both terms from one pass through the encoder, at half the cost; the authors mask anew for each. objective:
-    "discriminative" has the first term alone, "generative" the second. start: as of `Transformer`. Raises UpstreamError
-    for impossible options.
+    The share of correctly identified patches is reported as "accuracy".
+    objective: "joint", "discriminative" for the first term only, or "generative" for the second only.
+    masked: share of a clip's patches that are masked.
+    one_mask: whether both terms use one pass through the encoder, at half the cost; the authors draw a mask for each.
+    start: see `Transformer`.
+    Raises UpstreamError for invalid options.
     """
 
     def __init__(
@@ -436,13 +455,13 @@ class SsastPretraining(Method):
         start: str | None = None,
     ) -> None:
         super().__init__()
-        refuse_options(objective, masked, one_mask, softmax_over, start)
+        check_objective_options(objective, masked, one_mask, softmax_over, start)
         self.recipe, self.size = recipe, size
         self.objective, self.masked, self.one_mask, self.softmax_over = objective, masked, one_mask, softmax_over
         self.v = Transformer(size, start=start)
         self.mask_embed = nn.Parameter(nn.init.xavier_normal_(torch.zeros(1, 1, size.dim)))
         self.cpredlayer, self.gpredlayer = predictor(size), predictor(size)
-        # What no term reaches does not learn, and needs no moments in the states to resume from.
+        # A layer that the objective does not use gets no gradients, and no optimizer state in checkpoints.
         self.cpredlayer.requires_grad_(objective != "generative")
         self.gpredlayer.requires_grad_(objective != "discriminative")
         self.images = MelImages()
@@ -464,37 +483,39 @@ class SsastPretraining(Method):
         return Step({"loss": terms["mse" if self.objective == "generative" else "nce"], **terms}, first.vectors)
 
     def seen(self, batch: AudioBatch) -> tuple[Tensor, Tensor]:
-        """Spectrograms (B, 1, bands, frames) in whole patches, and how many columns (B,) of them each clip has."""
+        """Return spectrograms (B, 1, bands, frames) in whole patches, and the number (B,) of columns of each clip."""
         window, hop = MEL_WINDOW + (self.size.width - 1) * MEL_HOP, self.size.width * MEL_HOP
         counts = torch.clamp(batch.lengths - window, min=0) // hop + 1
         images = self.images(batch.waveforms, batch.lengths, window)
         return images[..., : int(counts.max()) * self.size.width], counts
 
     def guessed(self, images: Tensor, counts: Tensor) -> Guess:
-        """What the encoder makes of spectrograms some patches of which are masked."""
+        """Encode spectrograms with a random mask; counts: (B,) columns of each clip."""
         patches = self.v.patch_embed(images)
         there = valid(counts, patches.shape[2])[:, None].expand(-1, patches.shape[1], -1)
         mask = self.mask(there)
         patches = torch.where(mask[..., None], self.mask_embed.to(patches.dtype), patches)
         tokens, mask_of_tokens = self.v.tokens(patches, counts)
-        states = every(self.v.blocks, tokens, mask_of_tokens)
+        states = block_outputs(self.v.blocks, tokens, mask_of_tokens)
         output = self.v.norm(states[-1])[:, self.size.class_tokens :]
         middle = states[(len(states) - 1) // 2][:, self.size.class_tokens :]
         mask = mask.flatten(1)
         return Guess(output, mask, int(mask.sum(1).max()), mean_where(middle, there.flatten(1)))
 
     def mask(self, there: Tensor) -> Tensor:
-        """Patches to hide, (B, rows, columns), out of those that are there; those of all bands are scattered."""
+        """Return a random mask (B, rows, columns) of valid patches: clustered, or independent if there is one row."""
         number = share_of(there, self.masked)
-        return scattered(there, number) if self.size.rows == 1 else clustered(there, number)
+        return random_mask(there, number) if self.size.rows == 1 else block_mask(there, number)
 
     def discriminated(self, targets: Tensor, guess: Guess) -> dict[str, Tensor]:
         """nce () and accuracy ()."""
         output, mask, most, _ = guess
-        hidden, chosen = gathered(output, mask, most)
+        hidden, chosen = gather_masked(output, mask, most)
         predicted = self.cpredlayer(hidden)
         with torch.autocast(output.device.type, enabled=False):
-            scores = predicted.float() @ gathered(targets, mask, most)[0].transpose(1, 2)  # (B, predictions, targets)
+            scores = predicted.float() @ gather_masked(targets, mask, most)[0].transpose(
+                1, 2
+            )  # (B, predictions, targets)
             axis = NORMALIZED[self.softmax_over]
             scores = scores.masked_fill(~chosen[:, None] if axis == 2 else ~chosen[:, :, None], float("-inf"))
             own = scores.log_softmax(axis).diagonal(dim1=1, dim2=2)[chosen]
@@ -504,10 +525,10 @@ class SsastPretraining(Method):
     def generated(self, targets: Tensor, guess: Guess) -> Tensor:
         """mse ()."""
         output, mask, most, _ = guess
-        hidden, chosen = gathered(output, mask, most)
+        hidden, chosen = gather_masked(output, mask, most)
         predicted = self.gpredlayer(hidden)
         with torch.autocast(output.device.type, enabled=False):
-            return (predicted.float() - gathered(targets, mask, most)[0])[chosen].square().mean()
+            return (predicted.float() - gather_masked(targets, mask, most)[0])[chosen].square().mean()
 
     def exported(self) -> dict[str, Tensor]:
         weights = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("images.")}
@@ -519,10 +540,12 @@ def predictor(size: SsastSize) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size.dim, size.dim), nn.ReLU(), nn.Linear(size.dim, size.height * size.width))
 
 
-def refuse_options(objective: str, masked: float, one_mask: bool, softmax_over: str, start: str | None) -> None:
+def check_objective_options(
+    objective: str, masked: float, one_mask: bool, softmax_over: str, start: str | None
+) -> None:
     if objective not in OBJECTIVES:
         raise UpstreamError(
-            f"no objective '{printable(objective)}' of ssast; {advice(objective, [*OBJECTIVES], False)}"
+            f"no objective '{printable(objective)}' of ssast; {suggestion(objective, [*OBJECTIVES], False)}"
         )
     if softmax_over not in NORMALIZED:
         raise UpstreamError(f"softmax_over of ssast is '{softmax_over}'; write one of: {', '.join(NORMALIZED)}")
@@ -543,9 +566,9 @@ def method(
     softmax_over: str = "targets",
     start: str | None = None,
 ) -> Method:
-    """SSAST's pre-training of a size, as the paper's unless it is "mini", which masks half of its frames and once."""
+    """Return SSAST's objective for a size, with the paper's options; "mini" masks half of its frames, with one mask."""
     mini = size == "mini"
-    planning = planned(size, variant if variant is not None else ("frame" if mini else "patch"))
+    planning = size_of_variant(size, variant if variant is not None else ("frame" if mini else "patch"))
     share = masked if masked is not None else (0.5 if mini else MASKED)
     once = mini if one_mask is None else one_mask
     return SsastPretraining(planning, RECIPES[size], objective, share, once, softmax_over, start)

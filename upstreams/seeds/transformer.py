@@ -1,6 +1,6 @@
-"""Pre-norm transformer blocks of vision transformers, which SSAST and ATST are built of.
+"""Pre-norm blocks of vision transformers, used by SSAST and ATST.
 
-Names of weights are timm's (Wightman, 2019), as in both authors' checkpoints: norm1, attn.qkv, attn.proj, norm2,
+Weights have the names of timm (Wightman, 2019), as in both authors' checkpoints: norm1, attn.qkv, attn.proj, norm2,
 mlp.fc1, mlp.fc2.
 """
 
@@ -14,7 +14,7 @@ EPSILON = 1e-6  # of layer norms
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; keys that are not valid take no part."""
+    """Multi-head self-attention; keys that are not valid are masked."""
 
     def __init__(self, dim: int, bias: bool) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        """tokens: (B, N, D). valid: (B, N) bool, or None where all are."""
+        """Map tokens (B, N, D) to (B, N, D). valid: (B, N) bool, or None if all tokens are valid."""
         batch, number, dim = tokens.shape
         query, key, value = self.qkv(tokens).view(batch, number, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mask = None if valid is None else valid[:, None, None]
@@ -32,7 +32,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers around a GELU, four times as wide in between."""
+    """Two linear layers with a GELU between them; the hidden layer is four times as wide as the input."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class Mlp(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """One layer: tokens plus attention of their norm, plus the perceptron of the sum's norm (Dosovitskiy et al., 2021).
+    """A pre-norm transformer block: attention and a perceptron, each with a residual (Dosovitskiy et al., 2021).
 
-    drop: probability in training that a clip skips a branch (stochastic depth, Huang et al., 2016).
+    drop: probability that a clip skips a branch in training (stochastic depth, Huang et al., 2016).
     """
 
     def __init__(self, dim: int, bias: bool = True, drop: float = 0.0) -> None:
@@ -58,18 +58,18 @@ class TransformerBlock(nn.Module):
         self.mlp = Mlp(dim)
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
-        tokens = tokens + self.kept(self.attn(self.norm1(tokens), valid))
-        return tokens + self.kept(self.mlp(self.norm2(tokens)))
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), valid))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
-    def kept(self, branch: Tensor) -> Tensor:
+    def drop_path(self, branch: Tensor) -> Tensor:
         if not self.training or self.drop == 0.0:
             return branch
         keep = 1.0 - self.drop
         return branch * branch.new_empty(len(branch), 1, 1).bernoulli_(keep) / keep
 
 
-def every(blocks: nn.ModuleList, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]:
-    """What each block gives, in order, each (B, N, D)."""
+def block_outputs(blocks: nn.ModuleList, tokens: Tensor, valid: Tensor | None = None) -> list[Tensor]:
+    """Return the output (B, N, D) of each block, in order."""
     states = []
     for block in blocks:
         tokens = block(tokens, valid)
@@ -78,7 +78,10 @@ def every(blocks: nn.ModuleList, tokens: Tensor, valid: Tensor | None = None) ->
 
 
 def plain_start(module: nn.Module) -> None:
-    """Linear weights from N(0, 0.02), biases zero, as DeiT starts (Touvron et al., 2021); for `nn.Module.apply`."""
+    """Initialise linear layers as DeiT (Touvron et al., 2021): weights from N(0, 0.02), biases zero.
+
+    It is to be passed to `nn.Module.apply`.
+    """
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""Rooms, channels and noise in numpy: what a recording adds to a sound. Signals are (S,) at `SAMPLE_RATE`."""
+"""Simulation of rooms, channels and noise in numpy. Signals are (S,) at `SAMPLE_RATE`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ Signal = NDArray[np.floating]
 Response = NDArray[np.inexact]
 
 SAMPLE_RATE = 16_000  # Hz
-BANDS = np.array([60.0, 300.0, 800.0, 2000.0, 4000.0, 8000.0])  # Hz, where an equaliser's gains are given
+BANDS = np.array([60.0, 300.0, 800.0, 2000.0, 4000.0, 8000.0])  # Hz, the frequencies of an equaliser's gains
 PEAK = 0.98  # of full scale
 
 
 def loudness(signal: Signal) -> float:
-    """Root mean square of a signal."""
+    """Return the root mean square of a signal."""
     return float(np.sqrt(np.mean(np.square(signal)))) if len(signal) else 0.0
 
 
-def trim(signal: Signal, threshold: float = 0.01) -> Signal:
+def trim_silence(signal: Signal, threshold: float = 0.01) -> Signal:
     """Cut the ends that stay below `threshold` times the peak."""
     loud = np.flatnonzero(np.abs(signal) > threshold * np.max(np.abs(signal), initial=0.0))
     return signal[loud[0] : loud[-1] + 1] if len(loud) else signal[:0]
 
 
-def place(signal: Signal, length: int, rng: Generator) -> Signal:
-    """Put a signal somewhere into `length` samples, or take a random stretch of one that is longer."""
-    spare = length - len(signal)
-    start = int(rng.integers(abs(spare) + 1))
-    if spare <= 0:
+def place_at_random(signal: Signal, length: int, rng: Generator) -> Signal:
+    """Return `length` samples with the signal at a random position, or a random segment of a longer signal."""
+    missing = length - len(signal)
+    start = int(rng.integers(abs(missing) + 1))
+    if missing <= 0:
         return signal[start : start + length]
-    return np.pad(signal, (start, spare - start))
+    return np.pad(signal, (start, missing - start))
 
 
-def filtered(signal: Signal, *responses: Response, tail: int = 0) -> Signal:
-    """Apply frequency responses, sampled by `response_grid` for the same length and tail, to a signal."""
+def apply_responses(signal: Signal, *responses: Response, tail: int = 0) -> Signal:
+    """Return the signal filtered by frequency responses at the frequencies of `response_grid(len(signal), tail)`.
+
+    tail: samples of zero padding, for the length of the impulse responses.
+    """
     size = _fast_size(len(signal) + tail)
     spectrum = np.fft.rfft(signal, size)
     for response in responses:
@@ -44,20 +47,20 @@ def filtered(signal: Signal, *responses: Response, tail: int = 0) -> Signal:
 
 
 def response_grid(length: int, tail: int = 0) -> Signal:
-    """The frequencies in Hz at which `filtered` wants responses."""
+    """Return the frequencies in Hz at which `apply_responses` needs responses for a signal of this length."""
     return np.fft.rfftfreq(_fast_size(length + tail), 1 / SAMPLE_RATE)
 
 
 def equaliser(frequencies: Signal, gains: Signal) -> Signal:
-    """A response from gains in dB at `BANDS`, interpolated over log-frequency."""
+    """Return the response with these gains in dB at `BANDS`, interpolated linearly over log-frequency."""
     decibels = np.interp(np.log(np.maximum(frequencies, 1.0)), np.log(BANDS), gains)
     return 10 ** (decibels / 20)
 
 
-def room(size: int, rng: Generator, reverberation: float, wetness: float) -> Signal:
-    """An impulse response: the direct sound and a tail of noise that falls by 60 dB in `reverberation` seconds.
+def room_response(size: int, rng: Generator, reverberation: float, wetness: float) -> Signal:
+    """Return an impulse response (size,): the direct sound, and noise that decays by 60 dB in `reverberation` seconds.
 
-    wetness: energy of the tail relative to the direct sound.
+    wetness: energy of the noise relative to the direct sound.
     """
     seconds = np.arange(size) / SAMPLE_RATE
     tail = rng.standard_normal(size) * 10 ** (-3 * seconds / reverberation)
@@ -66,43 +69,48 @@ def room(size: int, rng: Generator, reverberation: float, wetness: float) -> Sig
     return tail
 
 
-def recorded(signal: Signal, rng: Generator, gains: Signal, wet: float = 0.5, session: float = 4.0) -> Signal:
-    """A signal as one session's room and channel pass it on.
+def apply_recording_channel(
+    signal: Signal, rng: Generator, gains: Signal, wet: float = 0.5, session: float = 4.0
+) -> Signal:
+    """Return the signal as recorded in a random room over a random channel.
 
-    gains: dB at `BANDS` that belong to the source. wet: the chance of a reverberant room.
-    session: standard deviation in dB of what the channel adds at each band.
+    gains: gains of the source, dB at `BANDS`. wet: probability of a reverberant room.
+    session: standard deviation of the channel's gain at each band, dB.
     """
     tail = SAMPLE_RATE // 2
     frequencies = response_grid(len(signal), tail)
     responses: list[Response] = [equaliser(frequencies, gains + rng.normal(0.0, session, len(BANDS)))]
     if rng.random() < wet:
-        impulse = room(tail, rng, reverberation=rng.uniform(0.08, 0.5), wetness=rng.uniform(0.1, 0.6))
+        impulse = room_response(tail, rng, reverberation=rng.uniform(0.08, 0.5), wetness=rng.uniform(0.1, 0.6))
         responses.append(np.fft.rfft(impulse, 2 * (len(frequencies) - 1)))
-    return filtered(signal, *responses, tail=tail)
+    return apply_responses(signal, *responses, tail=tail)
 
 
 def coloured_noise(length: int, rng: Generator, slope: float) -> Signal:
-    """Noise of unit loudness whose power falls with frequency to the power `slope`."""
+    """Return noise (length,) of unit loudness with power proportional to frequency ** -slope above 50 Hz."""
     frequencies = response_grid(length)
-    noise = filtered(rng.standard_normal(length), np.maximum(frequencies, 50.0) ** (-slope / 2))
+    noise = apply_responses(rng.standard_normal(length), np.maximum(frequencies, 50.0) ** (-slope / 2))
     return noise / loudness(noise)
 
 
-def noisy(signal: Signal, rng: Generator, snr: tuple[float, float]) -> Signal:
-    """Add stationary noise of random colour, at a ratio in dB drawn from `snr` to the signal where it is not silent."""
+def add_noise(signal: Signal, rng: Generator, snr: tuple[float, float]) -> Signal:
+    """Add stationary noise of random colour.
+
+    snr: range of the signal-to-noise ratio in dB, with respect to the non-silent part of the signal.
+    """
     noise = coloured_noise(len(signal), rng, slope=rng.uniform(0.4, 1.2))
     ratio = 10 ** (-rng.uniform(*snr) / 20)
     active = signal[np.abs(signal) > 1e-3 * np.max(np.abs(signal), initial=0.0)]
     return signal + noise * (loudness(active) * ratio if len(active) else 1.0)
 
 
-def levelled(signal: Signal, decibels: float) -> Signal:
-    """Scale to a loudness in dB of full scale, lower where the peaks would clip."""
+def set_level(signal: Signal, decibels: float) -> Signal:
+    """Scale the signal to a loudness in dB re full scale, or to a lower one where its peaks would exceed `PEAK`."""
     scale = 10 ** (decibels / 20) / loudness(signal)
     return signal * min(scale, PEAK / float(np.max(np.abs(signal))))
 
 
 def _fast_size(length: int) -> int:
-    """The least 2^a or 3 * 2^a at or above a length."""
+    """Return the smallest number of the form 2^a or 3 * 2^a that is not below `length`."""
     power = 1 << max(length - 1, 1).bit_length()
     return power * 3 // 4 if power * 3 // 4 >= length else power

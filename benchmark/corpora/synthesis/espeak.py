@@ -1,4 +1,4 @@
-"""Speech from eSpeak NG, whose library and voices come with the package espeakng-loader (GPL-3, called, not copied)."""
+"""Speech synthesis with eSpeak NG. Its library and voices come with the package espeakng-loader (GPL-3, not copied)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes
 
 
 class Prosody(NamedTuple):
-    """rate: words per minute. pitch, range: eSpeak's own scales, 0 to 99, whose neutral value is 50."""
+    """The prosody parameters of eSpeak. rate: words per minute. pitch, range: 0 to 99, neutral at 50."""
 
     rate: int
     pitch: int
@@ -28,55 +28,57 @@ class Prosody(NamedTuple):
 
 
 class Library(NamedTuple):
-    """The loaded library, its sample rate in Hz and the list that its callback fills."""
+    """The loaded library, its sample rate in Hz, and the list to which its callback appends audio."""
 
-    calls: ctypes.CDLL
+    functions: ctypes.CDLL
     sample_rate: int
-    pieces: list[bytes]
-    callback: Callable[..., int]  # ctypes keeps no reference of its own
+    chunks: list[bytes]
+    callback: Callable[..., int]  # referenced here because ctypes holds no reference to it
 
 
 @cache
-def library() -> Library:
-    """Load and initialise eSpeak NG once; a process that forks afterwards passes it on ready for use."""
+def espeak_library() -> Library:
+    """Load and initialise eSpeak NG once; forks of this process inherit the initialised library."""
     try:
         import espeakng_loader
 
-        calls = ctypes.CDLL(espeakng_loader.get_library_path())
-        sample_rate = calls.espeak_Initialize(SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), NO_EXIT)
+        functions = ctypes.CDLL(espeakng_loader.get_library_path())
+        sample_rate = functions.espeak_Initialize(SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), NO_EXIT)
     except (ImportError, OSError) as error:
         raise UserError(f"the embedded corpus needs eSpeak NG ({error}); try: pip install espeakng-loader") from error
     if sample_rate <= 0:
         raise UserError("eSpeak NG does not start; reinstall it: pip install --force-reinstall espeakng-loader")
-    calls.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breathy voices draw noise, from a seed that is the time otherwise
-    calls.espeak_ListVoices(None)  # reads the 250 voice files now, not in every fork
-    pieces: list[bytes] = []
-    return Library(calls, sample_rate, pieces, _collect_into(calls, pieces))
+    functions.espeak_ng_SetRandSeed(ctypes.c_long(1))  # of the noise in breathy voices; by default it is the time
+    functions.espeak_ListVoices(None)  # reads the 250 voice files now rather than in every fork
+    chunks: list[bytes] = []
+    return Library(functions, sample_rate, chunks, _set_callback(functions, chunks))
 
 
-def _collect_into(calls: ctypes.CDLL, pieces: list[bytes]) -> Callable[..., int]:
+def _set_callback(functions: ctypes.CDLL, chunks: list[bytes]) -> Callable[..., int]:
+    """Make the library append its audio to `chunks`, and return the callback that does so."""
+
     def collect(samples, count: int, events) -> int:
         if count > 0:
-            pieces.append(ctypes.string_at(samples, 2 * count))
+            chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
     callback = CALLBACK(collect)
-    calls.espeak_SetSynthCallback(callback)
+    functions.espeak_SetSynthCallback(callback)
     return callback
 
 
 def speak(text: str, voice: str, prosody: Prosody) -> tuple[np.ndarray, int]:
-    """Read a text aloud: float32 samples (S,) in [-1, 1] and their rate in Hz.
+    """Synthesise a text, and return float32 samples (S,) in [-1, 1] and their rate in Hz.
 
-    voice: a language, or language+variant ("en-us+f2"). The same samples every time: the library keeps state from one
-    utterance to the next that no call resets, so each is spoken in a fork of this process, where it is the first.
-    Call it from a process without threads.
+    voice: a language, or language+variant ("en-us+f2"). The result is deterministic: each utterance is the first one
+    in a fork of this process, because the library keeps state between utterances that no call resets.
+    Call this function from a process without threads.
     """
-    sample_rate = library().sample_rate
+    sample_rate = espeak_library().sample_rate
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _answer(writer, text, voice, prosody)
+        _write_and_exit(writer, text, voice, prosody)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         samples = np.frombuffer(pipe.read(), np.int16)
@@ -85,24 +87,25 @@ def speak(text: str, voice: str, prosody: Prosody) -> tuple[np.ndarray, int]:
     return samples.astype(np.float32) / 32768, sample_rate
 
 
-def _answer(writer: int, text: str, voice: str, prosody: Prosody) -> NoReturn:
-    """What the fork does: write the samples to the pipe and end without the parent's clean-up."""
+def _write_and_exit(writer: int, text: str, voice: str, prosody: Prosody) -> NoReturn:
+    """Write the samples to the pipe, and end the fork without the clean-up of its parent."""
     status = 1
     try:
         with os.fdopen(writer, "wb") as pipe:
-            pipe.write(_first_utterance(text, voice, prosody))
+            pipe.write(_speech_bytes(text, voice, prosody))
         status = 0
     finally:
         os._exit(status)
 
 
-def _first_utterance(text: str, voice: str, prosody: Prosody) -> bytes:
-    calls, _, pieces, _ = library()
-    if calls.espeak_SetVoiceByName(voice.encode()) != 0:
+def _speech_bytes(text: str, voice: str, prosody: Prosody) -> bytes:
+    """Return the 16-bit samples of a text, b"" if there is no such voice."""
+    functions, _, chunks, _ = espeak_library()
+    if functions.espeak_SetVoiceByName(voice.encode()) != 0:
         return b""
     for parameter, value in ((RATE, prosody.rate), (PITCH, prosody.pitch), (RANGE, prosody.range)):
-        calls.espeak_SetParameter(parameter, value, 0)
-    data = text.encode() + b"\0"
-    calls.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, UTF8, None, None)
-    calls.espeak_Synchronize()
-    return b"".join(pieces)
+        functions.espeak_SetParameter(parameter, value, 0)
+    text_bytes = text.encode() + b"\0"
+    functions.espeak_Synth(text_bytes, ctypes.c_size_t(len(text_bytes)), 0, 1, 0, UTF8, None, None)
+    functions.espeak_Synchronize()
+    return b"".join(chunks)

@@ -1,4 +1,4 @@
-"""Clips from recipes: the audio of a clip is a function of the clip alone, whoever makes it and in whatever order."""
+"""Rendering of synthetic clips. A clip's audio depends on its description only, not on process or order."""
 
 from __future__ import annotations
 
@@ -16,27 +16,35 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from benchmark.corpora.synthesis.acoustics import BANDS, SAMPLE_RATE, Signal, levelled, noisy, place, recorded
-from benchmark.corpora.synthesis.events import sound
-from benchmark.corpora.synthesis.speakers import Speech, generator, say, speaker
+from benchmark.corpora.synthesis.acoustics import (
+    BANDS,
+    SAMPLE_RATE,
+    Signal,
+    add_noise,
+    apply_recording_channel,
+    place_at_random,
+    set_level,
+)
+from benchmark.corpora.synthesis.events import event_sound
+from benchmark.corpora.synthesis.speakers import Speech, make_speaker, random_generator, synthesise_speech
 from benchmark.errors import UserError
-from benchmark.files import aside
+from benchmark.files import atomic_path
 from benchmark.values import Engine
 
-CHUNK = 200  # clips handed to one process, a second or two of work
-SINGLE = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-# Otherwise glibc returns every array to the kernel and fetches it again, which is a third of the time.
+CHUNK = 200  # clips per process, a second or two of work
+SINGLE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Without these, glibc returns each freed array to the kernel and allocates it anew, which takes a third of the time.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "100000000", "MALLOC_TRIM_THRESHOLD_": "100000000"}
-STALE = 60.0  # seconds after which a half-written file has no writer any more
+STALE = 60.0  # seconds after the last write, after which a partial file is considered abandoned
 
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """A recipe for one file.
+    """The description of a clip to render.
 
-    id, split, labels: as of an Utterance. folder: where it lies in the corpus.
-    seconds: its length; None makes it as long as its speech. speech, events: what sounds; neither leaves only noise.
-    snr: dB, the range of the noise.
+    id, split, labels: those of its Utterance. folder: its folder relative to the corpus.
+    seconds: its length, None for the length of its speech. speech, events: its content; without either it is noise.
+    snr: range of the signal-to-noise ratio, dB.
     """
 
     id: str
@@ -50,80 +58,85 @@ class SyntheticClip:
 
     @property
     def file(self) -> Path:
-        """Its place under the corpus's folder."""
+        """The path of the wav file relative to the corpus."""
         return Path(self.folder) / f"{self.id}.wav"
 
 
-def render(clip: SyntheticClip) -> Signal:
-    """A clip's samples (S,) in [-1, 1]."""
-    rng = generator("clip", clip.id)
-    gains = speaker(clip.speech.speaker).gains if clip.speech else np.zeros(len(BANDS))
-    heard = noisy(recorded(_dry(clip, rng), rng, gains), rng, clip.snr)
-    return levelled(heard, rng.uniform(-25.0, -22.0))
+def render_clip(clip: SyntheticClip) -> Signal:
+    """Return the samples (S,) of a clip, in [-1, 1]."""
+    rng = random_generator("clip", clip.id)
+    gains = make_speaker(clip.speech.speaker).gains if clip.speech else np.zeros(len(BANDS))
+    recorded = add_noise(apply_recording_channel(_source_signal(clip, rng), rng, gains), rng, clip.snr)
+    return set_level(recorded, rng.uniform(-25.0, -22.0))
 
 
-def _dry(clip: SyntheticClip, rng: Generator) -> Signal:
+def _source_signal(clip: SyntheticClip, rng: Generator) -> Signal:
+    """Return the speech or the events of a clip, without channel and noise."""
     if clip.speech is None:
-        return _scene(clip, rng)
-    voice = say(clip.speech, rng)
+        return _mixed_events(clip, rng)
+    voice = synthesise_speech(clip.speech, rng)
     if clip.seconds is None:
         before, after = rng.integers(SAMPLE_RATE // 20, SAMPLE_RATE // 5, size=2)
         return np.pad(voice, (before, after))
-    return place(voice, _samples(clip), rng)
+    return place_at_random(voice, _length(clip), rng)
 
 
-def _scene(clip: SyntheticClip, rng: Generator) -> Signal:
-    length = _samples(clip)
-    total = np.zeros(length)
+def _mixed_events(clip: SyntheticClip, rng: Generator) -> Signal:
+    length = _length(clip)
+    mixture = np.zeros(length)
     for name in clip.events:
-        part = sound(name, int(length * rng.uniform(0.5, 1.0)), rng)
-        total += place(part, length, rng) * 10 ** (rng.uniform(-5, 5) / 20)
-    return total
+        sound = event_sound(name, int(length * rng.uniform(0.5, 1.0)), rng)
+        mixture += place_at_random(sound, length, rng) * 10 ** (rng.uniform(-5, 5) / 20)
+    return mixture
 
 
-def _samples(clip: SyntheticClip) -> int:
+def _length(clip: SyntheticClip) -> int:
+    """Return the number of samples of a clip with a set length."""
     assert clip.seconds is not None, clip.id
     return round(clip.seconds * SAMPLE_RATE)
 
 
-def make(root: Path, clips: Iterable[SyntheticClip], engine: Engine) -> None:
-    """Write the clips that are not there yet as 16-bit mono wav files; interrupted, it goes on where it stopped."""
+def render_missing(root: Path, clips: Iterable[SyntheticClip], engine: Engine) -> None:
+    """Write the clips whose files are missing, as 16-bit mono wav files.
+
+    A call after an interrupted one writes only what is still missing.
+    """
     missing = [clip for clip in clips if not (root / clip.file).exists()]
     for folder in {(root / clip.file).parent for clip in missing}:
-        _sweep(folder)
-    engine(synthesise_chunk, [(root, missing[i : i + CHUNK]) for i in range(0, len(missing), CHUNK)])
+        _delete_abandoned_files(folder)
+    engine(render_chunk, [(root, missing[i : i + CHUNK]) for i in range(0, len(missing), CHUNK)])
 
 
-def synthesise_chunk(chunk: tuple[Path, Sequence[SyntheticClip]]) -> int:
-    """Make some clips and return how many, in a lean process: the caller may hold torch, whose threads forbid forks."""
+def render_chunk(chunk: tuple[Path, Sequence[SyntheticClip]]) -> int:
+    """Render clips in a new process without torch, whose threads do not allow forks, and return their number."""
     root, clips = chunk
     if not hasattr(os, "fork"):
         raise UserError("the embedded corpus is synthesised in forked processes; make it on Linux or macOS")
     process = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import main; main({os.getpid()})"],
+        [sys.executable, "-c", f"from {__name__} import render_from_stdin; render_from_stdin({os.getpid()})"],
         input=pickle.dumps((root.resolve(), list(clips))),
         stderr=subprocess.PIPE,
         cwd=Path(__file__).parents[3],
-        env={**os.environ, **SINGLE, **KEEP_MEMORY},
+        env={**os.environ, **SINGLE_THREAD, **KEEP_MEMORY},
     )
     if process.returncode:
         raise UserError(f"the embedded corpus could not be made in {root}: {_last_line(process.stderr)}")
     return len(clips)
 
 
-def main(parent: int) -> None:
-    """Make the clips that standard input describes, for as long as the process that asked is alive."""
+def render_from_stdin(parent: int) -> None:
+    """Render the clips described in standard input, and stop when the process `parent` is no longer the parent."""
     root, clips = pickle.load(sys.stdin.buffer)
     for clip in clips:
         if os.getppid() != parent:
             return
         if not (root / clip.file).exists():
-            write(root / clip.file, render(clip))
+            write_wav(root / clip.file, render_clip(clip))
 
 
-def write(path: Path, signal: Signal) -> None:
-    """A 16-bit mono wav file, whole or absent."""
-    with aside(path) as partial, wave.open(str(partial), "wb") as file:
+def write_wav(path: Path, signal: Signal) -> None:
+    """Write a 16-bit mono wav file, whole or not at all."""
+    with atomic_path(path) as partial, wave.open(str(partial), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
@@ -131,12 +144,14 @@ def write(path: Path, signal: Signal) -> None:
 
 
 def _last_line(output: bytes) -> str:
-    return (output.decode(errors="replace").strip().splitlines() or ["its process was ended; start it again"])[-1]
+    return (
+        output.decode(errors="replace").strip().splitlines() or ["its process was killed; run the same command again"]
+    )[-1]
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what a killed run left half-written."""
+def _delete_abandoned_files(folder: Path) -> None:
+    """Delete the partial files of killed runs."""
     for partial in folder.glob(".*.partial"):
-        with suppress(FileNotFoundError):  # another run may finish it meanwhile
+        with suppress(FileNotFoundError):  # another run may finish and rename it first
             if time.time() - partial.stat().st_mtime > STALE:
                 partial.unlink()

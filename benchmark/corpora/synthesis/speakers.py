@@ -1,4 +1,4 @@
-"""Synthetic speakers: an eSpeak NG voice variant, a vocal-tract length, a pitch, a tempo and a timbre each."""
+"""Synthetic speakers, each with an eSpeak NG voice variant, a vocal-tract length, a pitch, a tempo and a timbre."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from benchmark.corpora.synthesis.acoustics import (
     BANDS,
     SAMPLE_RATE,
     Signal,
+    apply_responses,
     equaliser,
-    filtered,
     loudness,
     response_grid,
-    trim,
+    trim_silence,
 )
 from benchmark.corpora.synthesis.espeak import Prosody, speak
 
-# Variants of one family (klatt2, klatt3) are nearly one voice, so a family stays on one side.
+# Variants with a common name (klatt2, klatt3) are nearly the same voice, so they are in the same split.
 # fmt: off
 VARIANTS = {
     "train": [
@@ -45,7 +45,7 @@ VARIANTS = {
 
 
 class Speaker(NamedTuple):
-    """variant: an eSpeak NG voice. tract: formants are this many times higher. gains: the timbre, dB at `BANDS`."""
+    """A speaker. variant: an eSpeak NG voice variant. tract: factor of the formants. gains: timbre, dB at `BANDS`."""
 
     variant: str
     tract: float
@@ -54,7 +54,7 @@ class Speaker(NamedTuple):
 
 
 class Speech(NamedTuple):
-    """What is said: the text, the eSpeak NG language it is read in, by whom, and how (a key of `STYLES`)."""
+    """An utterance to synthesise: its text, its eSpeak NG language, its speaker's name and its style in `STYLES`."""
 
     text: str
     language: str
@@ -63,10 +63,10 @@ class Speech(NamedTuple):
 
 
 class Style(NamedTuple):
-    """Ranges from which a clip draws.
+    """Ranges (low, high) of uniform distributions, from which each clip of a style draws its parameters.
 
-    rate, range: factors of the speaker's own. pitch: steps added to it. tilt: dB by which 8 kHz gains on 60 Hz.
-    drive: saturation of the waveform. tremor: depth of a wobble of loudness.
+    rate, range: factors of the speaker's rate and range. pitch: added to the speaker's pitch. tilt: gain at 8 kHz
+    relative to 60 Hz, dB. drive: saturation of the waveform. tremor: depth of the amplitude modulation.
     """
 
     rate: tuple[float, float]
@@ -85,45 +85,46 @@ STYLES = {
 }
 
 
-def generator(*names: str) -> Generator:
-    """The random numbers that belong to a name, on any machine and in any order."""
+def random_generator(*names: str) -> Generator:
+    """Return a generator seeded by the names, which is the same on every machine and in every process."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256("/".join(names).encode()).digest()[:8], "little"))
 
 
 @cache
-def speaker(name: str) -> Speaker:
-    """The speaker of a name CAST-SPLIT-NUMBER; speakers of different splits never share a variant."""
+def make_speaker(name: str) -> Speaker:
+    """Return the speaker with a name GROUP-SPLIT-NUMBER; speakers of different splits never share a variant."""
     _, split, number = name.rsplit("-", 2)
     variants = VARIANTS[split]
-    rng = generator("speaker", name)
+    rng = random_generator("speaker", name)
     prosody = Prosody(int(rng.uniform(145, 200)), int(rng.uniform(20, 80)), int(rng.uniform(30, 65)))
     variant = variants[int(number) % len(variants)]
     return Speaker(variant, rng.uniform(0.84, 1.19), prosody, rng.normal(0.0, 2.5, len(BANDS)))
 
 
-def say(speech: Speech, rng: Generator) -> Signal:
-    """Speech in the speaker's voice and the style's manner, without silence at its ends, of unit loudness."""
+def synthesise_speech(speech: Speech, rng: Generator) -> Signal:
+    """Return speech in the speaker's voice and the style, without silence at its ends, with unit loudness."""
     import soxr
 
-    person, style = speaker(speech.speaker), STYLES[speech.style]
-    samples, rate = speak(speech.text, f"{speech.language}+{person.variant}", _prosody(person, style, rng))
-    voice = trim(soxr.resample(samples, rate * person.tract, SAMPLE_RATE).astype(np.float64))
-    return _coloured(voice / loudness(voice), style, rng)
+    speaker, style = make_speaker(speech.speaker), STYLES[speech.style]
+    samples, rate = speak(speech.text, f"{speech.language}+{speaker.variant}", _prosody(speaker, style, rng))
+    voice = trim_silence(soxr.resample(samples, rate * speaker.tract, SAMPLE_RATE).astype(np.float64))
+    return _styled(voice / loudness(voice), style, rng)
 
 
-def _prosody(person: Speaker, style: Style, rng: Generator) -> Prosody:
-    own = person.prosody
-    # Resampling by the tract speeds the speech up; the rate makes up for it.
-    rate = own.rate / person.tract * rng.uniform(0.94, 1.06) * rng.uniform(*style.rate)
-    pitch = own.pitch + rng.uniform(-4, 4) + rng.uniform(*style.pitch)
-    spread = own.range * rng.uniform(*style.range)
-    return Prosody(int(np.clip(rate, 80, 400)), int(np.clip(pitch, 0, 99)), int(np.clip(spread, 0, 99)))
+def _prosody(speaker: Speaker, style: Style, rng: Generator) -> Prosody:
+    neutral = speaker.prosody
+    # Resampling by the tract factor changes the tempo too; the division by it compensates for this.
+    rate = neutral.rate / speaker.tract * rng.uniform(0.94, 1.06) * rng.uniform(*style.rate)
+    pitch = neutral.pitch + rng.uniform(-4, 4) + rng.uniform(*style.pitch)
+    pitch_range = neutral.range * rng.uniform(*style.range)
+    return Prosody(int(np.clip(rate, 80, 400)), int(np.clip(pitch, 0, 99)), int(np.clip(pitch_range, 0, 99)))
 
 
-def _coloured(voice: Signal, style: Style, rng: Generator) -> Signal:
+def _styled(voice: Signal, style: Style, rng: Generator) -> Signal:
+    """Apply the saturation, tremor and spectral tilt of a style."""
     drive, tilt = rng.uniform(*style.drive), rng.uniform(*style.tilt)
     voice = np.tanh(drive * voice) / drive
     time = np.arange(len(voice)) / SAMPLE_RATE
     voice = voice * (1 + rng.uniform(*style.tremor) * np.sin(2 * np.pi * (rng.uniform(4, 7) * time + rng.random())))
-    voice = filtered(voice, equaliser(response_grid(len(voice)), np.linspace(-tilt / 2, tilt / 2, len(BANDS))))
+    voice = apply_responses(voice, equaliser(response_grid(len(voice)), np.linspace(-tilt / 2, tilt / 2, len(BANDS))))
     return voice / loudness(voice)

@@ -1,1 +1,1 @@
-"""The leaderboard as one HTML page that needs nothing else."""
+"""The leaderboard as one self-contained HTML page."""

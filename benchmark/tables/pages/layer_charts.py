@@ -1,4 +1,4 @@
-"""Small charts, of which two fit side by side on a phone: axes, lines, columns. Pure: values in, markup out."""
+"""Draw small charts with axes, lines and upright bars; two of them fit side by side on a phone."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from benchmark.tables.pages.markup import Markup, element, joined
-from benchmark.tables.pages.plots import CHARACTER, Point, Scale, canvas, plain, segments, text, ticks
+from benchmark.tables.pages.markup import Markup, element, joined_markup
+from benchmark.tables.pages.plots import CHARACTER, Point, Scale, canvas, polylines, short_number, text, ticks
 
-SMALL = (150, 114)  # units across and down
-FLOOR = SMALL[1] - 18  # where the axis lies
+SMALL = (150, 114)  # width and height, in SVG units
+FLOOR = SMALL[1] - 18  # y of the horizontal axis
 
 
 class Axes(NamedTuple):
-    """Of a small chart: scales, and the ticks of each with their texts."""
+    """The axes of a small chart: a scale for each, and its ticks with their labels."""
 
     x: Scale
     y: Scale
@@ -23,31 +23,34 @@ class Axes(NamedTuple):
 
 
 def axes(x: tuple[float, float], y: tuple[float, float], x_ticks: Iterable[tuple[float, str]]) -> Axes:
-    """Of a small chart, with these lowest and highest values and round numbers beside it."""
+    """Return axes for the (lowest, highest) values of x and y; y has ticks at round numbers."""
     low, high = y if y[1] > y[0] else (y[0] - 1, y[0] + 1)
     vertical = Scale(low, high, FLOOR - (0 if low == 0 else 4), 8)
     return Axes(
-        Scale(*x, 36, SMALL[0] - 8), vertical, list(x_ticks), [(value, plain(value)) for value in ticks(low, high)]
+        Scale(*x, 36, SMALL[0] - 8),
+        vertical,
+        list(x_ticks),
+        [(value, short_number(value)) for value in ticks(low, high)],
     )
 
 
-def panel(frame: Axes, title: str, description: str, *shapes: Markup) -> Markup:
-    """A small chart: its axes, and shapes made for them."""
+def small_chart(frame: Axes, title: str, description: str, *shapes: Markup) -> Markup:
+    """Draw a small chart: its axes, and shapes that were made for them."""
     width, height = SMALL
     bottom = FLOOR
     grid = [[(30, frame.y(value)), (width - 2, frame.y(value))] for value, _ in frame.y_ticks]
     scales = [
-        segments(*grid, kind="grid"),
-        segments([(30, 2), (30, bottom), (width - 2, bottom)], kind="axis"),
-        joined(text(27, frame.y(value) + 4, label, "soft", "end") for value, label in frame.y_ticks),
-        joined(_spaced([(frame.x(value), label) for value, label in frame.x_ticks], height - 5)),
+        polylines(*grid, kind="grid"),
+        polylines([(30, 2), (30, bottom), (width - 2, bottom)], kind="axis"),
+        joined_markup(text(27, frame.y(value) + 4, label, "soft", "end") for value, label in frame.y_ticks),
+        joined_markup(_spaced([(frame.x(value), label) for value, label in frame.x_ticks], height - 5)),
     ]
     return canvas(width, height, title, description, *scales, *shapes, kind="panel")
 
 
 def _spaced(labels: Sequence[tuple[float, str]], baseline: float) -> list[Markup]:
-    """Texts along an axis, those left out that would touch the one before; the last one stays."""
-    kept: list[Markup] = []
+    """Draw labels along the x axis; a label that would touch the one before or the last one is left out."""
+    labels_drawn: list[Markup] = []
     last = SMALL[0] - 2 - len(labels[-1][1]) * CHARACTER if labels else 0.0
     free = 0.0
     for number, (place, label) in enumerate(labels):
@@ -55,19 +58,21 @@ def _spaced(labels: Sequence[tuple[float, str]], baseline: float) -> list[Markup
         middle = min(max(place, half + 2), SMALL[0] - half - 1)
         final = number == len(labels) - 1
         if final or (middle - half >= free and middle + half < last - 4):
-            kept.append(text(round(middle, 1), baseline, label, "soft", "middle"))
+            labels_drawn.append(text(round(middle, 1), baseline, label, "soft", "middle"))
             free = middle + half + 4
-    return kept
+    return labels_drawn
 
 
 def line(frame: Axes, points: Sequence[Point], kind: str = "line", marked: bool = True) -> Markup:
-    """From point to point in data units, with a mark on each; where a value is missing there is a gap and a cross."""
-    there = [[(frame.x(x), frame.y(y)) for x, y in part] for part in _unbroken(points)]
-    lost = [(frame.x(x), FLOOR - 6.0) for x, y in points if not math.isfinite(y)]
-    marks = [element("circle", cx=x, cy=y, r=2.2, class_=f"{kind} mark") for part in there for x, y in part]
-    crosses = [[(x - 3, y - 3), (x + 3, y + 3)] for x, y in lost] + [[(x - 3, y + 3), (x + 3, y - 3)] for x, y in lost]
-    path = segments(*there, kind=kind) if there else ""
-    return joined(path, marks if marked else [], segments(*crosses, kind=f"{kind} cross") if crosses else "")
+    """Draw a line through points in data units, with a mark on each; a missing value leaves a gap and a cross."""
+    known = [[(frame.x(x), frame.y(y)) for x, y in part] for part in _unbroken(points)]
+    missing = [(frame.x(x), FLOOR - 6.0) for x, y in points if not math.isfinite(y)]
+    marks = [element("circle", cx=x, cy=y, r=2.2, class_=f"{kind} mark") for part in known for x, y in part]
+    crosses = [[(x - 3, y - 3), (x + 3, y + 3)] for x, y in missing] + [
+        [(x - 3, y + 3), (x + 3, y - 3)] for x, y in missing
+    ]
+    path = polylines(*known, kind=kind) if known else ""
+    return joined_markup(path, marks if marked else [], polylines(*crosses, kind=f"{kind} cross") if crosses else "")
 
 
 def _unbroken(points: Sequence[Point]) -> list[list[Point]]:
@@ -81,26 +86,26 @@ def _unbroken(points: Sequence[Point]) -> list[list[Point]]:
 
 
 def ring(frame: Axes, point: Point) -> Markup:
-    """Round a point that was chosen."""
+    """Draw a ring around the point that was chosen."""
     return element("circle", cx=frame.x(point[0]), cy=frame.y(point[1]), r=5, class_="ring")
 
 
 def level(frame: Axes, value: float) -> Markup:
-    """A dashed line across at a value."""
-    return segments([(30, frame.y(value)), (SMALL[0] - 2, frame.y(value))], kind="level")
+    """Draw a dashed horizontal line at a value of y."""
+    return polylines([(30, frame.y(value)), (SMALL[0] - 2, frame.y(value))], kind="level")
 
 
-def spans(frame: Axes, intervals: Iterable[tuple[float, float, float]]) -> Markup:
-    """Upright lines at x from low to high."""
+def interval_lines(frame: Axes, intervals: Iterable[tuple[float, float, float]]) -> Markup:
+    """Draw a vertical line from low to high for each (x, low, high); unknown intervals are left out."""
     known = [(x, low, high) for x, low, high in intervals if math.isfinite(low) and math.isfinite(high)]
     lines = [[(frame.x(x), frame.y(low)), (frame.x(x), frame.y(high))] for x, low, high in known]
-    return segments(*lines, kind="whisker") if lines else Markup()
+    return polylines(*lines, kind="whisker") if lines else Markup()
 
 
-def columns(frame: Axes, values: Sequence[float]) -> Markup:
-    """Upright bars from the axis at 0, 1, 2 …"""
+def upright_bars(frame: Axes, values: Sequence[float]) -> Markup:
+    """Draw vertical bars at x = 0, 1, 2 …"""
     width = round(min(14.0, 0.7 * (SMALL[0] - 44) / max(1, len(values) - 1)), 1)
-    return joined(
+    return joined_markup(
         element("rect", class_="bar", x=round(frame.x(place) - width / 2, 1), y=frame.y(value), width=width,
                 height=round(FLOOR - frame.y(value), 1))
         for place, value in enumerate(values)
@@ -108,11 +113,11 @@ def columns(frame: Axes, values: Sequence[float]) -> Markup:
 
 
 def definition(name: str, *shapes: Markup) -> Markup:
-    """Shapes that are drawn once here, out of sight, to be shown in several charts by `use`."""
+    """Define shapes once, invisibly, so that several charts can show them with `use`."""
     defs = element("defs", element("g", shapes, id=name))
     return element("svg", defs, class_="definitions", aria_hidden="true", width=0, height=0)
 
 
 def use(name: str) -> Markup:
-    """The shapes of a `definition`."""
+    """Show the shapes of a `definition`."""
     return element("use", href=f"#{name}")

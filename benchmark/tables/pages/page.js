@@ -1,5 +1,5 @@
 "use strict";
-// All that is shown is there without this: it sorts, and it opens what a link leads to.
+// Everything is visible without this script: it sorts the leaderboard and opens the target of a link.
 const valueOf = (row, column) => row.cells[column].dataset.value ?? "";
 
 function compared(column, text, sign) {
@@ -17,7 +17,7 @@ function sort(table, rows, head) {
   for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", order);
   const by = compared(head.cellIndex, head.cellIndex === 0, order === "ascending" ? 1 : -1);
-  for (const [body, own] of rows) body.append(...[...own].sort(by));
+  for (const [body, bodyRows] of rows) body.append(...[...bodyRows].sort(by));
 }
 
 for (const table of document.querySelectorAll("table.sortable")) {

@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file that needs nothing else. Pure: the same board and records give the same bytes."""
+"""Make the leaderboard as one self-contained HTML file; the same board and records give the same bytes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from benchmark.records import Record
 from benchmark.statistics.outcomes import Outcomes
-from benchmark.tables.cells import beside_of, columns_of, notes, rows_of, standing_notes
+from benchmark.tables.cells import ordered_tasks, ordered_upstreams, published_rows, ranking_notes, table_notes
 from benchmark.tables.leaderboard import Board, Cell
 from benchmark.tables.pages import figures
-from benchmark.tables.pages.details import drill
-from benchmark.tables.pages.figures import BEST, Column, around, interval, marked
-from benchmark.tables.pages.markup import Markup, breakable, element, joined, scrolling
-from benchmark.tables.pages.provenance import anchor, provenance, spoken
+from benchmark.tables.pages.details import task_details
+from benchmark.tables.pages.figures import BEST_MARK, Column, interval_text, score_text, uncertainty_text
+from benchmark.tables.pages.markup import Markup, breakable, element, joined_markup, scrolling
+from benchmark.tables.pages.provenance import anchor, provenance, uncertainty_in_words
 
 if TYPE_CHECKING:
     from benchmark.tables.published import Published
@@ -35,23 +35,25 @@ def page(
     columns: Sequence[str] = (),
     beside: Sequence[Published] = (),
 ) -> str:
-    """A whole document: the table, then for each task charts, what lies behind its scores, and where they come from.
+    """Return an HTML document: the table and, for each task, charts, details of the outcomes, and provenance.
 
-    records: the current ones of every learning rate, seed, fold and single layer. outcomes: of a record's test split,
-    called once for each that a cell stands for; OSError where they are gone. rows, columns: upstreams and tasks that
-    come first, in this order. beside: published rows, shown below and never ranked.
+    records: the current records of all learning rates, seeds, folds and single layers. outcomes: a function that
+    returns the outcomes of a record's test split and raises OSError if they are missing; it is called once for each
+    record that a cell averages. rows, columns: upstreams and tasks that come first, in this order. beside: published
+    scores, shown below ours and ranked only where the protocol is the same.
     """
-    names = rows_of(board.table, rows)
+    names = ordered_upstreams(board.table, rows)
     tasks = [
-        figures.column(board, records, task, f"t{place}") for place, task in enumerate(columns_of(board.table, columns))
+        figures.task_column(board, records, task, f"t{place}")
+        for place, task in enumerate(ordered_tasks(board.table, columns))
     ]
     table = element("section", element("h2", "Scores"), _board(board, names, tasks, beside), id="scores")
     body = [
         element("h1", TITLE),
-        figures.note(_told(names, tasks)),
+        figures.note(_introduction(names, tasks)),
         _navigation(tasks),
         element("main", table, (_section(task, outcomes, _places(names)) for task in tasks)),
-        element("footer", "Made by bench report from records alone."),
+        element("footer", "Made by bench report from the records alone."),
     ]
     return _document(*body)
 
@@ -68,7 +70,7 @@ def _document(*body: Markup) -> str:
     return f"<!doctype html>\n{element('html', element('head', head), element('body', body, script), lang='en')}\n"
 
 
-def _told(names: Sequence[str], tasks: Sequence[Column]) -> str:
+def _introduction(names: Sequence[str], tasks: Sequence[Column]) -> str:
     counts = f"{len(names)} upstreams on {len(tasks)} tasks"
     return (
         f"{counts}: test scores of small heads on frozen or tuned encoders, with 95 % intervals where they are known."
@@ -90,12 +92,14 @@ def _board(board: Board, names: Sequence[str], tasks: Sequence[Column], beside: 
     body = element("tbody", (_row(board, name, place, tasks) for place, name in enumerate(names)))
     rows, sources = _published(beside, board, tasks, points)
     table = element("table", _heads(tasks, points), body, rows, class_="sortable")
-    told = element("ul", (element("li", note) for note in [*notes(board.table), *_ranking(board)]), class_="notes")
-    return joined(scrolling(table, "Leaderboard", "board"), told, sources)
+    notes = element(
+        "ul", (element("li", note) for note in [*table_notes(board.table), *_ranking(board)]), class_="notes"
+    )
+    return joined_markup(scrolling(table, "Leaderboard", "board"), notes, sources)
 
 
 def _heads(tasks: Sequence[Column], points: bool) -> Markup:
-    """data-first: the direction in which a column is sorted first, which is the better one."""
+    """Return the table head; data-first is the direction that puts the best score first."""
     heads = [element("th", "upstream", scope="col", data_first="ascending")]
     for task in tasks:
         rest = task.heading.removeprefix(task.task)
@@ -116,27 +120,30 @@ def _row(board: Board, name: str, place: int, tasks: Sequence[Column]) -> Markup
 
 
 def _cell(cell: Cell | None, target: str) -> Markup:
-    """Score, marks, rank and interval, linked to its provenance; data-value is empty where there is none to sort by."""
+    """Return score, marks, rank and interval with a link to the provenance.
+
+    data-value is the number that rows are sorted by; it is empty if there is none.
+    """
     if cell is None:
         return element("td", "–", title="no result", data_value="")
     finite = math.isfinite(cell.value)
-    known = around(cell) if finite else ""
+    uncertainty = uncertainty_text(cell) if finite else ""
     return element(
         "td",
-        element("a", marked(cell), href=f"#{target}"),
+        element("a", score_text(cell), href=f"#{target}"),
         element("small", f" rank {cell.rank}") if finite and cell.rank is not None else "",
-        element("small", known, class_="range") if known else "",
+        element("small", uncertainty, class_="range") if uncertainty else "",
         class_="best" if finite and cell.best else None,
         data_value=repr(cell.value) if finite else "",
-        title=spoken(cell),
+        title=uncertainty_in_words(cell),
     )
 
 
 def _ranking(board: Board) -> list[str]:
-    """What marks, ranks and points mean, as far as the table has them."""
-    marks = [f"{BEST}: the same as bold"] if any(cell.best for cell in board.table.values()) else []
+    """Return notes on the marks, ranks and points that the table contains."""
+    marks = [f"{BEST_MARK}: the same as bold"] if any(cell.best for cell in board.table.values()) else []
     ranks = ["rank: one more than the rows that are shown to be better"] if _ranked(board) else []
-    return [*standing_notes(board), *marks, *ranks]
+    return [*ranking_notes(board), *marks, *ranks]
 
 
 def _ranked(board: Board) -> bool:
@@ -146,20 +153,22 @@ def _ranked(board: Board) -> bool:
 def _published(
     beside: Sequence[Published], board: Board, tasks: Sequence[Column], points: bool
 ) -> tuple[Markup, Markup]:
-    """Bodies of the table with published rows, and a box with their sources."""
+    """Return the table bodies of published rows, and a box with their sources."""
     if not beside:
         return Markup(), Markup()
-    found, sources = beside_of(beside, board, [task.task for task in tasks])
+    systems, sources = published_rows(beside, board, [task.task for task in tasks])
     title = element(
         "th",
         element("span", "published; ranked only where the protocol is the same"),
         colspan=len(tasks) + 1 + points,
         scope="rowgroup",
     )
-    rows = (_published_row(system, cells, points) for system, cells in found)
+    rows = (_published_row(system, cells, points) for system, cells in systems)
     bodies = [element("tbody", element("tr", title), class_="group"), element("tbody", rows, class_="published")]
-    told = (element("li", text, id=f"source-{place}") for place, text in enumerate(sources, 1))
-    return joined(bodies), _box("Sources of the published rows", element("ol", told, class_="notes"), wide=True)
+    listed = (element("li", text, id=f"source-{place}") for place, text in enumerate(sources, 1))
+    return joined_markup(bodies), _box(
+        "Sources of the published rows", element("ol", listed, class_="notes"), wide=True
+    )
 
 
 def _published_row(system: str, cells: Sequence[tuple[str, int] | None], points: bool) -> Markup:
@@ -178,25 +187,25 @@ def _published_cell(text: str, note: int) -> Markup:
 
 def _section(task: Column, outcomes: Outcomes, places: Mapping[str, int]) -> Markup:
     parts = [element("h2", task.heading), figures.note(_about(task))]
-    swept = _box("Learning rates", figures.rates(task), wide=True)
-    charts = [figures.scores(task), element("div", figures.cost(task), swept)] if task.scored() else [swept]
-    parts += [element("div", charts, class_="charts"), _box("Layers", figures.layers(task), wide=True)]
-    behind = drill(task, outcomes)
-    parts += [_box(*behind)] if behind else []
+    swept = _box("Learning rates", figures.learning_rate_charts(task), wide=True)
+    charts = [figures.score_chart(task), element("div", figures.cost_chart(task), swept)] if task.scored() else [swept]
+    parts += [element("div", charts, class_="charts"), _box("Layers", figures.layer_figures(task), wide=True)]
+    details = task_details(task, outcomes)
+    parts += [_box(*details)] if details else []
     parts.append(_box("Where the numbers come from", *(provenance(task, name, places[name]) for name in task.cells)))
     return element("section", parts, id=task.key)
 
 
 def _box(title: str, *content: Markup, wide: bool = False) -> Markup:
-    """Something to open; wide: where there is room for it, it is open from the start."""
+    """Return a collapsible box; wide: it is open from the start on wide screens."""
     return element("details", element("summary", title), content, class_="wide" if wide else None)
 
 
 def _about(task: Column) -> str:
-    """What is learned from what, and on how much it is tested."""
+    """Return a sentence on the corpus, label, head, amount of test data and intervals of a task."""
     records = [record for name in task.cells for record in task.chosen(name)]
     if not records:
-        return "No record tells more."
+        return "There are no records of this task."
     settings, cell = records[0].task, next(iter(task.cells.values()))
     target = f", label {settings['target']}" if settings.get("target") else ""
     trials = records[0].trials.get("test")
@@ -205,5 +214,7 @@ def _about(task: Column) -> str:
 
 
 def _resampled(task: Column) -> str:
-    units = sorted({f"{cell.clusters} {cell.unit}" for cell in task.cells.values() if cell.unit and interval(cell)})
+    units = sorted(
+        {f"{cell.clusters} {cell.unit}" for cell in task.cells.values() if cell.unit and interval_text(cell)}
+    )
     return f"intervals over {', '.join(units)}" if units else "intervals are not known"

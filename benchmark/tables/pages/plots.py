@@ -1,6 +1,7 @@
-"""Charts as static SVG: scales, bars with whiskers, dots. Pure: values in, markup out.
+"""Draw charts as static SVG: bars with whiskers, and scatter plots.
 
-Colours are the page's, by class. Text is 11 units high, and the page shows every chart at its size or larger.
+The style sheet of the page sets colours by class. Text is 11 units high, and the page shows every chart at its size or
+larger.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import NamedTuple
 
-from benchmark.tables.pages.markup import Markup, element, joined
+from benchmark.tables.pages.markup import Markup, element, joined_markup
 
-WIDE = 320  # units across a chart that has a row to itself on a phone
-CHARACTER = 6.3  # units that a character of text takes, rather too many
+WIDE = 320  # width, in SVG units, of a chart that fills a row on a phone
+CHARACTER = 6.3  # width of a character, in SVG units; rather too wide
 
 Point = tuple[float, float]
 
 
 class Scale(NamedTuple):
-    """Values from low to high onto units from start to end, evenly once they are bent, such as by `log` or `probit`."""
+    """Map values from low to high to SVG units from start to end, linearly after `bend`, such as `log` or `probit`."""
 
     low: float
     high: float
@@ -29,7 +30,7 @@ class Scale(NamedTuple):
     bend: Callable[[float], float] = float
 
     def __call__(self, value: float) -> float:
-        """Where a value is; beyond low and high it is at their place."""
+        """Return the place of a value in SVG units; values beyond low and high are clipped."""
         low, high = self.bend(self.low), self.bend(self.high)
         share = (self.bend(min(max(value, self.low), self.high)) - low) / (high - low) if high > low else 0.5
         return round(self.start + share * (self.end - self.start), 1)
@@ -40,7 +41,7 @@ probit = NormalDist().inv_cdf
 
 
 class Bar(NamedTuple):
-    """A row of a bar chart: its name, its value as text and as number, and its interval, NaN where it is not known."""
+    """A row of a bar chart: its name, its value as text and as number, and its interval, NaN if unknown."""
 
     name: str
     text: str
@@ -50,7 +51,7 @@ class Bar(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """A dot of a scatter plot with its label and its full name; front: no other one is both cheaper and better."""
+    """A dot of a scatter plot with a label and a full name; front: it is on the Pareto front of cost and score."""
 
     label: str
     name: str
@@ -60,7 +61,7 @@ class Dot(NamedTuple):
 
 
 def ticks(low: float, high: float, most: int = 4) -> list[float]:
-    """Round numbers from low to high, at most so many.
+    """Return at most `most` round numbers from low to high.
 
     >>> ticks(0, 83)
     [0.0, 50.0]
@@ -77,14 +78,14 @@ def ticks(low: float, high: float, most: int = 4) -> list[float]:
     return [round(number * step, 10) for number in numbers]
 
 
-def powers(low: float, high: float, most: int = 4) -> list[float]:
-    """Powers of ten from low to high, at most so many."""
+def powers_of_ten(low: float, high: float, most: int = 4) -> list[float]:
+    """Return at most `most` powers of ten from low to high."""
     numbers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
     return [10.0**number for number in numbers[:: max(1, math.ceil(len(numbers) / most))]]
 
 
-def plain(value: float) -> str:
-    """A number in few characters, such as 1 M.
+def short_number(value: float) -> str:
+    """Return a number in few characters, such as "1 M".
 
     >>> plain(1.5e6), plain(20), plain(0.001)
     ('1.5 M', '20', '0.001')
@@ -96,31 +97,31 @@ def plain(value: float) -> str:
 
 
 def shortened(text: str, room: float) -> str:
-    """As much of a text as so many units hold, its middle left out."""
+    """Cut the middle out of a text that is wider than `room` SVG units."""
     fit = max(4, int(room / CHARACTER))
     return text if len(text) <= fit else f"{text[: fit - fit // 2 - 1]}…{text[-(fit // 2) :]}"
 
 
 def canvas(width: float, height: float, title: str, description: str, *shapes: Markup, kind: str) -> Markup:
-    """A picture that says what it is to those who cannot see it."""
-    told = element("title", title), element("desc", description)
+    """Return an SVG image with a title and a description for screen readers."""
+    alternative = element("title", title), element("desc", description)
     box = f"0 0 {width:g} {height:g}"
-    return element("svg", told, shapes, role="img", class_=kind, viewBox=box)
+    return element("svg", alternative, shapes, role="img", class_=kind, viewBox=box)
 
 
 def text(x: float, y: float, content: str, kind: str | None = None, anchor: str | None = None) -> Markup:
-    """Text on a baseline; anchor: "middle" or "end" of it is at x."""
+    """Draw text on the baseline y; anchor: which part of it is at x, "middle" or "end", and its start by default."""
     return element("text", content, x=f"{x:g}", y=f"{y:g}", class_=kind, text_anchor=anchor)
 
 
-def segments(*points: Sequence[Point], kind: str) -> Markup:
-    """Lines, each from point to point, as one shape."""
+def polylines(*points: Sequence[Point], kind: str) -> Markup:
+    """Draw several lines through points as one shape."""
     d = "".join("M" + "L".join(f"{x:g} {y:g}" for x, y in line) for line in points if line)
     return element("path", d=d, class_=kind)
 
 
 def bars(rows: Sequence[Bar], title: str, description: str, label: str) -> Markup:
-    """Horizontal bars from zero in the order given, each under its name and value, with whiskers and a common axis."""
+    """Draw horizontal bars from zero in the given order, each below its name and value, with whiskers and an axis."""
     step, bottom = 32, 32 * len(rows) + 6
     reach = max((end for row in rows for end in (row.value, row.high) if math.isfinite(end)), default=1.0) or 1.0
     x = Scale(0.0, reach, 2, WIDE - 6)
@@ -131,14 +132,14 @@ def bars(rows: Sequence[Bar], title: str, description: str, label: str) -> Marku
 
 
 def _grid(x: Scale, values: Sequence[float], bottom: float) -> Markup:
-    lines = segments(*([(x(value), 0), (x(value), bottom)] for value in values), kind="grid")
-    return joined(
-        lines, (text(x(value), bottom + 13, plain(value), "soft", _inside(x(value), WIDE)) for value in values)
+    lines = polylines(*([(x(value), 0), (x(value), bottom)] for value in values), kind="grid")
+    return joined_markup(
+        lines, (text(x(value), bottom + 13, short_number(value), "soft", _inside(x(value), WIDE)) for value in values)
     )
 
 
 def _inside(place: float, width: float) -> str | None:
-    """The anchor with which a short text at a place stays in the picture."""
+    """Return the anchor that keeps a short text at `place` inside the image."""
     return None if place < 14 else "end" if place > width - 14 else "middle"
 
 
@@ -157,50 +158,50 @@ def _bar(row: Bar, x: Scale, top: float) -> Markup:
 
 def _whisker(low: float, high: float, middle: float) -> Markup:
     ends = ([(at, middle - 4), (at, middle + 4)] for at in (low, high))
-    return segments([(low, middle), (high, middle)], *ends, kind="whisker")
+    return polylines([(low, middle), (high, middle)], *ends, kind="whisker")
 
 
 def scatter(dots: Sequence[Dot], title: str, description: str, x_label: str, y_label: str) -> Markup:
-    """Dots over a logarithmic axis, zeros at its left; those of the front are joined by steps.
+    """Draw dots over a logarithmic x axis, with zeros at its left end; steps join the dots of the Pareto front.
 
-    Labels are put where they hide nothing, as far as there is room.
+    Labels are placed so that they overlap as little as possible.
     """
     bottom, height = 216, 250
-    x_of, x_ticks = _costs([dot.x for dot in dots])
+    x_of, x_ticks = _cost_axis([dot.x for dot in dots])
     low, high = min(dot.y for dot in dots), max(dot.y for dot in dots)
     y = Scale(low, high, bottom - 16, 28) if high - low > 1e-9 else Scale(low - 1, high + 1, bottom - 16, 28)
     y_ticks = ticks(y.low, y.high, 5)
-    grid = segments(*([(34, y(value)), (WIDE - 4, y(value))] for value in y_ticks), kind="grid")
+    grid = polylines(*([(34, y(value)), (WIDE - 4, y(value))] for value in y_ticks), kind="grid")
     places = [(x_of(dot.x), y(dot.y)) for dot in dots]
     front = sorted(place for dot, place in zip(dots, places, strict=True) if dot.front)
     shapes = [
         grid,
-        segments([(34, 18), (34, bottom), (WIDE - 4, bottom)], kind="axis"),
-        joined(text(30, y(value) + 4, plain(value), "soft", "end") for value in y_ticks),
-        joined(text(place, bottom + 14, name, "soft", "middle") for place, name in x_ticks),
+        polylines([(34, 18), (34, bottom), (WIDE - 4, bottom)], kind="axis"),
+        joined_markup(text(30, y(value) + 4, short_number(value), "soft", "end") for value in y_ticks),
+        joined_markup(text(place, bottom + 14, name, "soft", "middle") for place, name in x_ticks),
         text(2, 11, y_label, "soft"),
         text(WIDE - 4, height - 6, x_label, "soft", "end"),
-        segments(_steps(front), kind="front"),
+        polylines(_steps(front), kind="front"),
         *(_dot(dot, place) for dot, place in zip(dots, places, strict=True)),
         *_labels([dot.label for dot in dots], places, (38, 20, WIDE - 4, bottom)),
     ]
     return canvas(WIDE, height, title, description, *shapes, kind="scatter")
 
 
-def _costs(values: Sequence[float]) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
-    """Where a cost goes, and ticks; what costs nothing has a place of its own, as logarithms have none for it."""
-    some = [value for value in values if value > 0] or [1.0]
+def _cost_axis(values: Sequence[float]) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+    """Return a function from cost to x, and the ticks; a cost of zero has its own place, as it has no logarithm."""
+    positive = [value for value in values if value > 0] or [1.0]
     free = 48.0 if min(values) <= 0 else None
-    low, high = min(some), max(some)
+    low, high = min(positive), max(positive)
     x = Scale(low / 1.5, high * 1.5, 64 if free else 42, WIDE - 14, log)
-    within = powers(x.low, x.high)
-    ends = [low, high] if high > 2 * low else [low]  # where costs are so alike that no two powers of ten are among them
-    marks = [(x(value), plain(value)) for value in (within if len(within) > 1 else ends)]
+    within = powers_of_ten(x.low, x.high)
+    ends = [low, high] if high > 2 * low else [low]  # used where the costs do not span two powers of ten
+    marks = [(x(value), short_number(value)) for value in (within if len(within) > 1 else ends)]
     return (lambda value: x(value) if value > 0 else free or 0.0), [*([(free, "0")] if free else []), *marks]
 
 
 def _steps(points: Sequence[Point]) -> list[Point]:
-    """Points from the left with a corner between each two: a cost buys what is to its left, and no more."""
+    """Insert a corner between neighbours, so that the best score so far is drawn over each cost."""
     corners = [[(after[0], before[1]), after] for before, after in pairwise(points)]
     return [*points[:1], *(point for pair in corners for point in pair)]
 

@@ -1,4 +1,4 @@
-"""Where a cell of the leaderboard comes from."""
+"""The provenance of each cell of the leaderboard: jobs, code, data and machine."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from benchmark.records import Record
 from benchmark.tables.leaderboard import Cell
-from benchmark.tables.pages.figures import Column, interval, marked, number
+from benchmark.tables.pages.figures import Column, interval_text, score_number, score_text
 from benchmark.tables.pages.markup import Markup, breakable, element, listing
 
 
 def anchor(task: Column, place: int) -> str:
-    """Id of the provenance of an upstream's cell."""
+    """Return the HTML id of the provenance of an upstream's cell."""
     return f"{task.key}-{place}"
 
 
-def spoken(cell: Cell) -> str:
-    """How sure a score is, in words."""
+def uncertainty_in_words(cell: Cell) -> str:
+    """Return in words what is known of the uncertainty of a score."""
     if not math.isfinite(cell.value):
         return "no learning rate gave a score on validation"
-    spread = "" if cell.spread is None else f"; ± {number(cell.spread, cell.metric)} over {cell.seeds} seeds"
-    if not interval(cell):
+    spread = "" if cell.spread is None else f"; ± {score_number(cell.spread, cell.metric)} over {cell.seeds} seeds"
+    if not interval_text(cell):
         return f"interval not known{spread}"
     over = f" over {cell.clusters} {cell.unit}" if cell.unit else ""
     return f"95 % interval{over}{spread}"
 
 
 def provenance(task: Column, name: str, place: int) -> Markup:
-    """A box to open: jobs, code, data and machine of an upstream's cell."""
+    """Return a collapsible box with the jobs, code, data and machine of an upstream's cell."""
     cell, records = task.cells[name], task.chosen(name)
-    summary = element("summary", breakable(name), " ", element("small", f"{marked(cell)} {interval(cell)}"))
+    summary = element("summary", breakable(name), " ", element("small", f"{score_text(cell)} {interval_text(cell)}"))
     facts = ((element("dt", key), element("dd", value)) for key, value in _facts(cell, records) if value)
     details = element("dl", (part for fact in facts for part in fact), id=anchor(task, place))
     return element("details", summary, details, _jobs(records))
 
 
 def _facts(cell: Cell, records: Sequence[Record]) -> list[tuple[str, str]]:
-    """What the jobs of a cell share, or all that they have."""
+    """Return titled facts on a cell; where its jobs differ, all their values are given."""
     upstreams = [record.upstream for record in records]
     return [
-        ("score", f"{marked(cell)} {interval(cell)}, {spoken(cell)}"),
+        ("score", f"{score_text(cell)} {interval_text(cell)}, {uncertainty_in_words(cell)}"),
         ("learning rate", "" if cell.lr is None else f"{cell.lr:g}, chosen on validation"),
-        ("commit", _distinct(record.commit or "not told" for record in records)),
+        ("commit", _distinct(record.commit or "unknown" for record in records)),
         ("corpus", _distinct(record.corpus for record in records)),
         ("selection", _distinct(record.selection for record in records)),
-        ("upstream", _distinct(each.get("fingerprint", "") for each in upstreams)),
+        ("upstream", _distinct(upstream.get("fingerprint", "") for upstream in upstreams)),
         ("from", _distinct(f"{file} {digest}" for record in records for file, digest in record.origin.items())),
         ("features", _distinct(f"{record.features}, {record.upstream.get('precision', '')}" for record in records)),
         ("clips", _distinct(_pairs(record.clips) for record in records)),
         ("left out", _distinct(_pairs(record.skipped) for record in records)),
         ("limit", "" if cell.limit is None else f"{cell.limit} clips of each split"),
         ("device", _distinct(record.device for record in records)),
-        ("machine", _distinct(_pairs(record.machine) or "not told" for record in records)),
+        ("machine", _distinct(_pairs(record.machine) or "unknown" for record in records)),
         ("threads", _distinct(_pairs(record.threads) for record in records)),
         ("versions", _distinct(_pairs(record.versions) for record in records)),
         ("protocol", _distinct(str(record.protocol) for record in records)),
@@ -78,4 +78,4 @@ def _job(record: Record) -> list[str]:
 
 
 def _score(value: float | None, record: Record) -> str:
-    return "–" if value is None else number(value, record.metric)
+    return "–" if value is None else score_number(value, record.metric)

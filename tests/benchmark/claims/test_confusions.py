@@ -10,9 +10,8 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from benchmark.claims import confusions, predictions, verdicts
-from benchmark.claims.contrasts import word_of
-from tests.benchmark.claimed import single
+from benchmark.claims import confusions, verdicts
+from tests.benchmark.claimed import single, systems
 
 LANGUAGES = ("cmn", "de", "en-us", "es", "fi", "fr", "hi", "ru", "sw", "tr")
 
@@ -33,34 +32,36 @@ def test_confusions_of_related_languages_are_counted_apart_from_others() -> None
     before = {("de", "en-us"): 0.6, ("es", "fr"): 0.6, ("fr", "fi"): 0.3, ("hi", "ru"): 0.5}
     after = {("de", "en-us"): 0.1, ("es", "fr"): 0.1, ("fr", "fi"): 0.3, ("hi", "ru"): 0.5}
     found = {
-        (f"{arm}-0", "tiny_language"): predictions.TaskPredictions(
-            "accuracy", True, [said_rows(rng, chances) for _ in range(2)]
-        )
-        for arm, chances in (("a", after), ("b", before))
+        f"{variant}-0": [said_rows(rng, chances) for _ in range(2)]
+        for variant, chances in (("a", after), ("b", before))
     }
     claim, plan = single("tiny_language")
-    verdict = verdicts.judged(replace(claim, confusions=True), plan, found, {})
+    verdict = verdicts.judge_claim(replace(claim, confusions=True), plan, *systems(found, "tiny_language"))
     branch, mixed, outside, family = verdict.rows
-    rows = [row for probe in found["b-0", "tiny_language"].heads for row in probe]
+    rows = [row for probe in found["b-0"] for row in probe]
     own = [row for row in rows if row["reference"] in ("de", "en-us", "es", "fr")]
     pairs = {("de", "en-us"), ("en-us", "de"), ("es", "fr"), ("fr", "es")}
     assert branch.second == pytest.approx(100 * fmean((row["reference"], row["prediction"]) in pairs for row in own))
-    kept = [row for row in own if row["prediction"] != "fi"]
-    assert mixed.second == pytest.approx(100 * fmean(row["reference"] != row["prediction"] for row in kept))
+    kept = [
+        [row for row in probe if row["reference"] in ("de", "en-us", "es", "fr") and row["prediction"] != "fi"]
+        for probe in found["b-0"]
+    ]
+    shares = [fmean(row["reference"] != row["prediction"] for row in probe) for probe in kept]
+    assert mixed.second == pytest.approx(100 * fmean(shares))
     assert outside.second == pytest.approx(100 * fmean(row["prediction"] == "fi" for row in own))
     kin = [row for row in rows if row["reference"] in ("de", "en-us", "es", "fr", "hi", "ru")]
     wrong = [row["prediction"] not in (row["reference"], "fi") for row in kin]
     assert family.second == pytest.approx(100 * fmean(wrong))
-    assert (verdict.word, word_of(outside.interval)) == ("shown for one seed", "not resolved")
-    assert "frozen, tiny_language: taken for another of its branch: +" in verdicts.sentence(verdict)
-    assert verdicts.cells(verdict)[0][2] == "tiny_language: taken for another of its branch ↓"
+    assert (verdict.word, outside.word) == ("shown for one seed", "not resolved")
+    assert "frozen, tiny_language: taken for another of its branch: +" in verdicts.verdict_sentence(verdict)
+    assert verdicts.verdict_rows(verdict)[0][2] == "tiny_language: taken for another of its branch ↓"
 
 
 def test_the_table_of_confusions_is_scikit_learns() -> None:
     from sklearn.metrics import confusion_matrix
 
     probes = [said_rows(np.random.default_rng(seed), {("de", "fr"): 0.4, ("tr", "fi"): 0.2}) for seed in range(3)]
-    columns, rows = confusions.matrix([predictions.TaskPredictions("accuracy", True, [probe]) for probe in probes])
+    columns, rows = confusions.confusion_matrix(probes)
     assert columns[1:] == sorted(LANGUAGES)
     assert [row[0] for row in rows] == sorted(LANGUAGES)
     both = [[row[key] for probe in probes for row in probe] for key in ("reference", "prediction")]

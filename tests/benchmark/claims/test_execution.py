@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,15 +12,16 @@ from typing import Any, TypeVar
 import pytest
 
 from benchmark.claims import execution, verdicts
-from benchmark.claims.contrasts import draw
+from benchmark.claims.contrasts import make_contrast
 from benchmark.claims.definitions import CLAIMS, FLOOR, RECOGNITION, TASKS, VARIANTS, VERIFICATION, Claim
-from benchmark.claims.execution import ClaimPlan, Pretraining, label_of
-from benchmark.corpora.tiny import clips
+from benchmark.claims.execution import ClaimPlan, Pretraining, variant_label
+from benchmark.corpora.tiny import tiny_clips
 from benchmark.engines.local import in_process
+from benchmark.records import Results
 from benchmark.run import Outcome
 from benchmark.tables.leaderboard import leaderboard
 from benchmark.values import Setup
-from tests.benchmark.claimed import CODE, reference, speakers_of
+from tests.benchmark.claimed import CODE, reference
 from tests.conftest import Bench
 
 X = TypeVar("X")
@@ -30,9 +30,8 @@ Y = TypeVar("Y")
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals that are a little less exact, for a fraction of the time, and each corpus listed once."""
-    monkeypatch.setattr(verdicts, "draw", partial(draw, draws=400))
-    monkeypatch.setattr(verdicts, "speakers_of", speakers_of)
+    """Intervals that are a little less exact, for a fraction of the time."""
+    monkeypatch.setattr(verdicts, "make_contrast", partial(make_contrast, draws=400))
 
 
 # What is compared.
@@ -41,7 +40,9 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_claim_is_about_two_arms_that_exist() -> None:
     named = {name for claim in CLAIMS for name in (claim.first, claim.second)}
     assert named == {*VARIANTS, FLOOR}
-    assert all(name == arm.name and (not arm.after or arm.after in VARIANTS) for name, arm in VARIANTS.items())
+    assert all(
+        name == variant.name and (not variant.after or variant.after in VARIANTS) for name, variant in VARIANTS.items()
+    )
     assert {(claim.first, claim.second, claim.regime) for claim in CLAIMS if claim.system == "ssast"} == {
         ("ssast", "ssast-random", "frozen"),
         ("ssast", "ssast-plain", "frozen"),
@@ -55,7 +56,7 @@ def test_every_claim_is_about_two_arms_that_exist() -> None:
 def test_the_tasks_of_a_claim_are_better_in_one_direction() -> None:
     from downstreams import HEADS
 
-    tasks = execution.tasks_of()
+    tasks = execution.claim_tasks()
     for claim in CLAIMS:
         heads = [(HEADS[task.head], task) for task in map(tasks[claim.regime].get, claim.tasks) if task]
         higher = {head.metrics[task.metric or next(iter(head.metrics))] for head, task in heads}
@@ -67,8 +68,8 @@ def test_the_tasks_of_a_claim_are_better_in_one_direction() -> None:
 def test_the_pace_of_every_method_is_known() -> None:
     from upstreams.pretraining.methods import METHODS
 
-    assert execution.PACES.keys() == METHODS.keys()
-    assert {arm.upstream for arm in VARIANTS.values()} == METHODS.keys()
+    assert execution.TRAINING_PACES.keys() == METHODS.keys()
+    assert {variant.upstream for variant in VARIANTS.values()} == METHODS.keys()
 
 
 def test_a_random_arm_differs_from_its_trained_twin_in_training_alone() -> None:
@@ -81,10 +82,10 @@ def test_a_random_arm_differs_from_its_trained_twin_in_training_alone() -> None:
 
 def test_the_plain_twin_starts_as_the_authors_do_and_the_other_one_as_ours() -> None:
     from upstreams.base import UpstreamError
-    from upstreams.pretraining.methods import method
+    from upstreams.pretraining.methods import create_method
 
     plain, nearby, usual = (
-        method(name, "mini", 0).exported()
+        create_method(name, "mini", 0).exported()
         for name in ("ssast?start=plain", "ssast?start=nearby", VARIANTS["ssast"].method)
     )
     assert all(tensor.equal(usual[name]) for name, tensor in nearby.items())
@@ -96,11 +97,11 @@ def test_the_plain_twin_starts_as_the_authors_do_and_the_other_one_as_ours() -> 
     assert VARIANTS["ssast-plain"].method == "ssast?start=plain"
     assert not VARIANTS["ssast-plain"].trained
     with pytest.raises(UpstreamError, match="no start 'near' of ssast; write one of: plain, nearby"):
-        method("ssast?start=near", "mini", 0)
+        create_method("ssast?start=near", "mini", 0)
 
 
 def test_tuned_tasks_are_the_frozen_ones_with_another_regime() -> None:
-    tasks = execution.tasks_of(TASKS)
+    tasks = execution.claim_tasks(TASKS)
     same = {"corpus", "target", "head", "head_args", "metric", "batch", "disjoint", "folds", "optimizer"}
     assert tasks["frozen"].keys() == tasks["fine-tuned"].keys() == set(TASKS)
     for name, frozen in tasks["frozen"].items():
@@ -112,11 +113,11 @@ def test_tuned_tasks_are_the_frozen_ones_with_another_regime() -> None:
 
 
 def test_no_speaker_of_the_tasks_is_in_the_pool() -> None:
-    from benchmark.corpora.tiny import pool_clips
+    from benchmark.corpora.tiny import tiny_pool_clips
 
-    heard = {clip.labels.get("speaker") for clip in pool_clips()} - {None}
+    heard = {clip.labels.get("speaker") for clip in tiny_pool_clips()} - {None}
     assert heard
-    assert not heard & {clip.labels.get("speaker") for clip in clips()}
+    assert not heard & {clip.labels.get("speaker") for clip in tiny_clips()}
 
 
 def test_a_system_without_claims_is_refused(bench: Bench, tmp_path: Path) -> None:
@@ -126,14 +127,14 @@ def test_a_system_without_claims_is_refused(bench: Bench, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arm", VARIANTS)
-def test_arm_seed_and_steps_are_read_from_the_reference(arm: str) -> None:
-    assert label_of(reference(arm, 2, 1500)) == (f"{arm}-2", 1500)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variant_seed_and_steps_are_read_from_the_reference(variant: str) -> None:
+    assert variant_label(reference(variant, 2, 1500)) == (f"{variant}-2", 1500)
 
 
 @pytest.mark.parametrize("name", ["fbank", "hf:folder@random", "ssast@mine.pth", "mine.py:f?x=@a-1"])
 def test_other_upstreams_are_no_arms(name: str) -> None:
-    assert label_of(name) == (name, 0)
+    assert variant_label(name) == (name, 0)
 
 
 def test_checkpoints_below_the_working_directory_are_named_by_a_path_from_there(
@@ -143,7 +144,7 @@ def test_checkpoints_below_the_working_directory_are_named_by_a_path_from_there(
     monkeypatch.chdir(tmp_path)
     assert there.reference == f"ssast@home/claims/ssast-0-5-{CODE}.safetensors"
     monkeypatch.chdir("/")
-    assert label_of(there.reference) == ("ssast-0", 5)
+    assert variant_label(there.reference) == ("ssast-0", 5)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert there.reference == f"ssast@{there.path}"
@@ -160,13 +161,13 @@ class Ran:
         self.asked = ClaimPlan(tuple(on_tones(claim) for claim in CLAIMS if not claim.confusions), quick(protocol), 1)
         self.plan = self.with_checkpoints(2)
         self.outcome = self.again()
-        self.findings = verdicts.reach(self.plan, self.outcome.records, self.setup)
+        self.findings = verdicts.judge_claims(self.plan, self.outcome.records, Results(self.setup.results))
 
     def with_checkpoints(self, steps: int) -> ClaimPlan:
         return execution.with_checkpoints(self.asked, self.setup, steps, in_process, corpus="tones")
 
     def again(self) -> Outcome:
-        return execution.perform(self.plan, self.setup, in_process, str, corpus="tones")
+        return execution.run_claims(self.plan, self.setup, in_process, str, corpus="tones")
 
 
 def on_tones(claim: Claim) -> Claim:
@@ -176,7 +177,7 @@ def on_tones(claim: Claim) -> Claim:
 
 
 def quick(protocol: Path) -> execution.TasksByRegime:
-    tasks = execution.tasks_of(["words", "same", "letters"], protocol)
+    tasks = execution.claim_tasks(["words", "same", "letters"], protocol)
     tasks["fine-tuned"]["letters"] = tasks["frozen"].pop("letters").model_copy(update={"features": "finetune"})
     return {
         regime: {name: task.model_copy(update={"epochs": 1, "lr": task.lr[:2]}) for name, task in some.items()}
@@ -199,26 +200,26 @@ def test_every_claim_gets_a_verdict(ran: Ran) -> None:
         assert verdict.word in ("shown for one seed", "opposite for one seed", "not resolved")
         for row in verdict.rows:
             assert min(row.first, row.second) >= 0
-            assert math.isnan(row.interval.seeds)  # of one
+            assert row.seeds == 1
 
 
 def test_scores_are_those_of_the_leaderboard(ran: Ran) -> None:
-    """Of every arm on every task, frozen and fine-tuned, whichever way is better."""
+    """Of every variant on every task, frozen and fine-tuned, whichever way is better."""
     table = leaderboard(ran.outcome.records)
     titles = {
         "frozen": {"words": "words", "same": "same ↓"},
         "fine-tuned": {"words_tuned": "words", "letters": "letters ↓"},
     }
     expected = {
-        (label_of(name)[0].removesuffix("-0"), regime, named[task]): f"{cell.value:.1f}"
+        (variant_label(name)[0].removesuffix("-0"), regime, named[task]): f"{cell.value:.1f}"
         for (name, task), cell in table.items()
         for regime, named in titles.items()
         if task in named
     }
     columns = ran.findings.tasks
     found = {
-        (arm, regime, column): value
-        for arm, regime, *values in ran.findings.scores
+        (variant, regime, column): value
+        for variant, regime, *values in ran.findings.scores
         for column, value in zip(columns, values, strict=True)
         if value != "–"
     }
@@ -229,7 +230,7 @@ def test_scores_are_those_of_the_leaderboard(ran: Ran) -> None:
 def test_arms_are_run_on_the_tasks_of_their_claims_alone(ran: Ran) -> None:
     done: dict[str, set[str]] = {}
     for each in ran.outcome.records:
-        done.setdefault(label_of(each.upstream["name"])[0].removesuffix("-0"), set()).add(each.task["name"])
+        done.setdefault(variant_label(each.upstream["name"])[0].removesuffix("-0"), set()).add(each.task["name"])
     assert done["pms"] == done["pms-plain"] == done["pms-random"] == {"letters"}
     assert done["dino-pseudo"] == {"same"}
     assert done["dino"] == done[FLOOR] == done["masr"] == {"words", "same"}
@@ -238,27 +239,27 @@ def test_arms_are_run_on_the_tasks_of_their_claims_alone(ran: Ran) -> None:
 
 
 def test_random_arms_are_start_weights_and_trained_ones_are_not(ran: Ran) -> None:
-    by_arm = {each.arm.name: each for each in ran.plan.pretrainings}
-    assert by_arm.keys() == VARIANTS.keys()
-    steps = {name: identity_of(each)["steps"] for name, each in by_arm.items()}
-    assert steps == {name: 2 if arm.trained else 0 for name, arm in VARIANTS.items()}
-    prints = {label_of(each.upstream["name"])[0]: each.upstream["fingerprint"] for each in ran.outcome.records}
+    by_variant = {each.variant.name: each for each in ran.plan.pretrainings}
+    assert by_variant.keys() == VARIANTS.keys()
+    steps = {name: identity_of(each)["steps"] for name, each in by_variant.items()}
+    assert steps == {name: 2 if variant.trained else 0 for name, variant in VARIANTS.items()}
+    prints = {variant_label(each.upstream["name"])[0]: each.upstream["fingerprint"] for each in ran.outcome.records}
     assert len(set(prints.values())) == len(prints)
 
 
 def identity_of(each: Pretraining) -> dict[str, Any]:
-    from benchmark.pretraining.checkpoint_files import facts_in
+    from benchmark.pretraining.checkpoint_files import read_header_facts
 
-    facts = facts_in(each.path)
+    facts = read_header_facts(each.path)
     assert facts is not None
     return dict(facts["identity"])
 
 
 def test_arms_hear_and_learn_from_what_they_are_said_to(ran: Ran) -> None:
-    identities = {each.arm.name: identity_of(each) for each in ran.plan.pretrainings}
+    identities = {each.variant.name: identity_of(each) for each in ran.plan.pretrainings}
     assert {name for name, each in identities.items() if "metadata" in each} == {"masr"}
     heard = {name: each.get("only") for name, each in identities.items() if not VARIANTS[name].after}
-    assert heard == {name: arm.only for name, arm in VARIANTS.items() if not arm.after}
+    assert heard == {name: variant.only for name, variant in VARIANTS.items() if not variant.after}
     assert {name.split("-")[0] for name, only in heard.items() if only} == {"dino", "masr", "pms"}
     assert identities["pms-plain"]["options"] == ["bands=none", "targets=fine"]
 
@@ -266,10 +267,10 @@ def test_arms_hear_and_learn_from_what_they_are_said_to(ran: Ran) -> None:
 def test_pseudo_labels_go_on_from_the_weights_of_the_same_seed(ran: Ran) -> None:
     from upstreams.safety.checkpoints import digests
 
-    by_arm = {each.arm.name: each for each in ran.plan.pretrainings}
-    start = by_arm["dino"].path
-    assert by_arm["dino-pseudo"].start == start
-    assert identity_of(by_arm["dino-pseudo"])["start"] == digests([start])[start.name]
+    by_variant = {each.variant.name: each for each in ran.plan.pretrainings}
+    start = by_variant["dino"].path
+    assert by_variant["dino-pseudo"].start == start
+    assert identity_of(by_variant["dino-pseudo"])["start"] == digests([start])[start.name]
 
 
 def test_what_is_done_is_not_done_again(ran: Ran) -> None:
@@ -280,27 +281,29 @@ def test_what_is_done_is_not_done_again(ran: Ran) -> None:
 
 
 def test_the_plan_is_told_first(ran: Ran) -> None:
-    told = ran.plan.told(2)
-    assert told.startswith("17 claims, 1 pre-training seed: 16 checkpoints of size mini, 0 of them to make in 0 steps;")
+    summary = ran.plan.summary(2)
+    assert summary.startswith(
+        "17 claims, 1 pre-training seed: 16 checkpoints of size mini, 0 of them to make in 0 steps;"
+    )
     # 13 upstreams on words, by 2 rates and 2 seeds, 7 on same, which is not trained; 3 by 2 rates, and 3 by one.
-    assert "59 jobs frozen, 9 jobs fine-tuned" in told
+    assert "59 jobs frozen, 9 jobs fine-tuned" in summary
     assert ran.plan.jobs("frozen") + ran.plan.jobs("fine-tuned") == len(ran.outcome.records)
     more = ran.with_checkpoints(3)
-    assert {each.arm.name for each in more.todo} == {name for name, arm in VARIANTS.items() if arm.trained}
-    assert "10 of them to make in 30 steps" in more.told(2)
+    assert {each.variant.name for each in more.todo} == {name for name, variant in VARIANTS.items() if variant.trained}
+    assert "10 of them to make in 30 steps" in more.summary(2)
 
 
 def test_other_steps_are_other_checkpoints(ran: Ran) -> None:
-    other = {each.arm.name: each.path for each in ran.with_checkpoints(3).pretrainings}
+    other = {each.variant.name: each.path for each in ran.with_checkpoints(3).pretrainings}
     for each in ran.plan.pretrainings:
-        assert (other[each.arm.name] == each.path) == (not each.arm.trained)
+        assert (other[each.variant.name] == each.path) == (not each.variant.trained)
 
 
 @pytest.mark.parametrize("system", ["dino", "masr", "pms"])
 def test_claims_about_one_system_need_its_own_checkpoints_alone(ran: Ran, system: str) -> None:
     alone = ran.asked._replace(claims=tuple(each for each in ran.asked.claims if each.system == system))
     plan = execution.with_checkpoints(alone, ran.setup, 2, in_process, corpus="tones")
-    assert plan.pretrainings == tuple(each for each in ran.plan.pretrainings if each.arm.upstream == system)
+    assert plan.pretrainings == tuple(each for each in ran.plan.pretrainings if each.variant.upstream == system)
     assert not plan.todo
 
 
@@ -312,12 +315,12 @@ def posted(function: Callable[[X], Y], items: Iterable[X], *rest: Any) -> list[Y
 def test_in_workers_with_more_threads_the_checkpoints_are_the_same(ran: Ran, tmp_path: Path) -> None:
     import torch
 
-    mine = [each for each in ran.plan.pretrainings if each.arm.name in ("ssast", "ssast-generative")]
+    mine = [each for each in ran.plan.pretrainings if each.variant.name in ("ssast", "ssast-generative")]
     there = [each._replace(path=tmp_path / each.path.name) for each in mine]
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        execution.perform(
+        execution.run_claims(
             ran.plan._replace(claims=(), pretrainings=tuple(there)), ran.setup, posted, str, corpus="tones"
         )
     finally:

@@ -1,4 +1,4 @@
-"""`bench` as its users meet it: what it prints, what it leaves on disk, and how it ends."""
+"""The command line `bench`: its output, the files it writes, and its exit codes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.cli.output import families
-from benchmark.data.audio import inspect, read
+from benchmark.cli.output import family_rows
+from benchmark.data.audio import inspect_audio, read_stretch
 from benchmark.plan import PROTOCOL as NUMBER
 from benchmark.values import Stretch
 from tests.benchmark.encoders import write_encoder
@@ -22,7 +22,7 @@ from upstreams.pretraining.methods import METHODS
 
 
 class Place:
-    """Folders of one test, as arguments of a command."""
+    """The folders of one test, as command-line options."""
 
     def __init__(self, folder: Path, tones: Path, protocol: Path, home: Path) -> None:
         self.folder, self.results, self.home = folder, folder / "results", home
@@ -332,8 +332,8 @@ def test_extracted_arrays_are_what_the_upstream_gives(bench: Bench, tmp_path: Pa
     upstream = create("fbank")
     files = {"a": tmp_path / "in" / "a.wav", "deep/b": tmp_path / "in" / "deep" / "b.flac", "c": single}
     for key, path in files.items():
-        found = inspect(str(path))
-        waveform = torch.from_numpy(read(Stretch(str(path), 0, found.samples, found.rate), 16_000))
+        found = inspect_audio(str(path))
+        waveform = torch.from_numpy(read_stretch(Stretch(str(path), 0, found.samples, found.rate), 16_000))
         with torch.inference_mode():
             frames, lengths = upstream(waveform[None], torch.tensor([len(waveform)]))
         array = arrays[key]
@@ -428,7 +428,7 @@ def test_entries_of_s3prl_are_listed_by_family_with_the_reason_where_they_cannot
         "three": HubEntry("three", "first", True, False, "it needs x"),
         "four": HubEntry("four", "another", False, True, "it is broken"),
     }
-    assert families(entries) == [
+    assert family_rows(entries) == [
         ["another", "four", "it is broken"],
         ["first", "one, two, three", "one, three: it needs x"],
     ]
@@ -482,12 +482,12 @@ def test_a_table_of_the_users_own_runs_without_code(bench: Bench, place: Place) 
 
 @pytest.mark.parametrize("command", ["pretrain", "claims"])
 def test_help_names_every_method(bench: Bench, command: str) -> None:
-    told = bench(command, "--help").out
-    assert all(name in told for name in METHODS)
+    message = bench(command, "--help").out
+    assert all(name in message for name in METHODS)
 
 
 @pytest.mark.parametrize(
-    ("reference", "options", "told"),
+    ("reference", "options", "message"),
     [
         ("ssast@{}", [], "tune an encoder of embeddings from its file of weights, not 'ssast@"),
         ("dino@{}/none.safetensors", [], "no file"),
@@ -496,8 +496,8 @@ def test_help_names_every_method(bench: Bench, command: str) -> None:
     ],
 )
 def test_mistakes_about_pseudo_labels_are_told(
-    bench: Bench, tmp_path: Path, reference: str, options: list[str], told: str
+    bench: Bench, tmp_path: Path, reference: str, options: list[str], message: str
 ) -> None:
     answer = bench("pseudo-label", reference.format(tmp_path), "--corpus", tmp_path, "--device", "cpu", *options)
     assert answer.code == 2
-    assert told in answer.complaint
+    assert message in answer.complaint

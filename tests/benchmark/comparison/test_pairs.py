@@ -1,4 +1,4 @@
-"""Comparing checkpoints: the right test, what flips, what can be said, and what may not be compared."""
+"""Tests of comparisons: the choice of test, disagreements, the summary, and refused comparisons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scipy import stats
 
 from benchmark.comparison import summary
 from benchmark.comparison.disagreements import disagreements_of
-from benchmark.comparison.pairs import Pair, TaskComparison, compare
+from benchmark.comparison.pairs import Pair, TaskComparison, compare_upstreams
 from benchmark.engines.local import in_process
 from benchmark.errors import UserError
 from benchmark.records import Record, Results
@@ -39,22 +39,22 @@ def marks(right: np.ndarray, speakers: int = 0) -> Rows:
 
 
 def sides(**runs: list[Rows]) -> tuple[dict[str, list[Record]], Outcomes]:
-    """Records of upstreams with a run for each list of rows."""
+    """Return records of upstreams with one run for each list of rows, and a function that returns these rows."""
     records: dict[str, list[Record]] = {}
     rows: dict[str, Rows] = {}
     for name, several in runs.items():
-        for seed, some in enumerate(several):
-            test = 100 * float(np.mean([row["correct"] == "True" for row in some]))
-            each = record(name, seed=seed, test=test, clustered_by="speaker")
-            records.setdefault(name, []).append(each)
-            rows[each.id] = some
-    return records, lambda each: rows[each.id]
+        for seed, outcomes in enumerate(several):
+            test = 100 * float(np.mean([row["correct"] == "True" for row in outcomes]))
+            run = record(name, seed=seed, test=test, clustered_by="speaker")
+            records.setdefault(name, []).append(run)
+            rows[run.id] = outcomes
+    return records, lambda run: rows[run.id]
 
 
 def only(pairs: list[Pair]) -> TaskComparison:
     (pair,) = pairs
-    (each,) = pair.tasks
-    return each
+    (task,) = pair.tasks
+    return task
 
 
 def discordant(gained: int, lost: int, both: int = 40) -> tuple[np.ndarray, np.ndarray]:
@@ -65,31 +65,35 @@ def discordant(gained: int, lost: int, both: int = 40) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize(("gained", "lost"), [(12, 3), (5, 5), (40, 20), (1, 0)])
 def test_single_labels_of_independent_clips_are_tested_exactly_on_discordant_pairs(gained: int, lost: int) -> None:
     first, second = discordant(gained, lost)
-    each = only(compare(*sides(a=[marks(first)], b=[marks(second)])))
-    assert each.test == "McNemar, exact"
-    assert each.p == pytest.approx(stats.binomtest(gained, gained + lost).pvalue)
-    assert (each.flips.gained, each.flips.lost, each.flips.total) == (gained, lost, gained + lost + 40)
-    assert each.difference.value == pytest.approx(100 * (gained - lost) / each.flips.total)
+    task = only(compare_upstreams(*sides(a=[marks(first)], b=[marks(second)])))
+    assert task.test == "McNemar, exact"
+    assert task.p == pytest.approx(stats.binomtest(gained, gained + lost).pvalue)
+    assert (task.disagreements.gained, task.disagreements.lost, task.disagreements.total) == (
+        gained,
+        lost,
+        gained + lost + 40,
+    )
+    assert task.difference.value == pytest.approx(100 * (gained - lost) / task.disagreements.total)
 
 
 def test_with_speakers_it_is_a_t_test_of_their_discordant_pairs() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.random((2, 300)) < np.array([[0.8], [0.7]])
-    each = only(compare(*sides(a=[marks(first, 25)], b=[marks(second, 25)])))
+    task = only(compare_upstreams(*sides(a=[marks(first, 25)], b=[marks(second, 25)])))
     sums = np.array([(first.astype(int) - second)[speaker::25].sum() for speaker in range(25)])
-    assert each.test == "McNemar over speakers"
-    assert each.p == pytest.approx(stats.ttest_1samp(sums, 0).pvalue)
-    assert (each.unit, each.clusters) == ("speakers", 25)
+    assert task.test == "McNemar over speakers"
+    assert task.p == pytest.approx(stats.ttest_1samp(sums, 0).pvalue)
+    assert (task.unit, task.clusters) == ("speakers", 25)
 
 
-def test_with_seeds_flips_are_means_over_pairs_of_runs_and_their_spread_makes_it_less_sure() -> None:
+def test_with_seeds_disagreements_are_means_over_pairs_of_runs_and_their_spread_makes_it_less_sure() -> None:
     right = np.arange(200) < 150
-    alike = only(compare(*sides(a=[marks(right)] * 3, b=[marks(np.roll(right, 3))] * 3)))
+    alike = only(compare_upstreams(*sides(a=[marks(right)] * 3, b=[marks(np.roll(right, 3))] * 3)))
     runs = [marks(np.arange(200) < share) for share in (100, 150, 199)]
-    spread = only(compare(*sides(a=runs, b=[marks(np.roll(right, 3))] * 3)))
-    assert alike.flips.gained == alike.flips.lost == 3
-    # Against 150 right clips rolled by 3: 50 fewer, 3 and 3, 49 more, of which each run is one third.
-    assert spread.flips.lost - spread.flips.gained == pytest.approx(1 / 3)
+    spread = only(compare_upstreams(*sides(a=runs, b=[marks(np.roll(right, 3))] * 3)))
+    assert alike.disagreements.gained == alike.disagreements.lost == 3
+    # Against 150 right clips rolled by 3: 50 fewer, 3 and 3, 49 more, where each run counts one third.
+    assert spread.disagreements.lost - spread.disagreements.gained == pytest.approx(1 / 3)
     assert spread.difference.high - spread.difference.low > 10 * (alike.difference.high - alike.difference.low)
     assert (alike.first.seeds, alike.second.seeds) == (3, 3)
 
@@ -97,7 +101,7 @@ def test_with_seeds_flips_are_means_over_pairs_of_runs_and_their_spread_makes_it
 def test_holms_correction_is_over_all_tests_of_a_comparison() -> None:
     first, second = discordant(12, 3)
     third = discordant(14, 3, 38)[1]
-    pairs = compare(*sides(a=[marks(first)], b=[marks(second)], c=[marks(third)]))
+    pairs = compare_upstreams(*sides(a=[marks(first)], b=[marks(second)], c=[marks(third)]))
     chances = [pair.tasks[0].p for pair in pairs]
     assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c")]
     low, high = sorted(chances)
@@ -110,7 +114,7 @@ def changed(**fields: Any) -> Callable[[Record], Record]:
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
+    ("change", "message"),
     [
         (changed(protocol=7), "protocol, 1 and 7"),
         (changed(metric="uar", test={"uar": 50.0}), "metric, accuracy and uar"),
@@ -122,34 +126,34 @@ def changed(**fields: Any) -> Callable[[Record], Record]:
         (changed(test={"accuracy": None}), "b has no score there"),
     ],
 )  # fmt: skip
-def test_what_was_not_asked_in_the_same_way_is_not_compared(change: Callable[[Record], Record], what: str) -> None:
+def test_upstreams_with_different_protocols_are_not_compared(change: Callable[[Record], Record], message: str) -> None:
     records, outcomes = sides(a=[marks(np.ones(9, bool))], b=[marks(np.ones(9, bool))])
     with pytest.raises(UserError) as caught:
-        compare(records | {"b": [change(each) for each in records["b"]]}, outcomes)
+        compare_upstreams(records | {"b": [change(each) for each in records["b"]]}, outcomes)
     assert "a and b cannot be compared on words" in str(caught.value)
-    assert what in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_test_sets_of_other_clips_are_not_compared_and_a_clip_is_named() -> None:
     records, outcomes = sides(a=[marks(np.ones(9, bool))], b=[marks(np.ones(10, bool))])
     other = [each.model_copy(update={"selection": "o" * 64}) for each in records["b"]]
     with pytest.raises(UserError, match="a and b on words were tested on different clips: c9 is in one test set only"):
-        compare(records | {"b": other}, outcomes)
+        compare_upstreams(records | {"b": other}, outcomes)
 
 
 def test_upstreams_without_a_task_in_common_are_not_compared() -> None:
     records, outcomes = sides(a=[marks(np.ones(9, bool))])
     with pytest.raises(UserError, match=r"a and b have no task in common \(a on words; b on none\)"):
-        compare(records | {"b": []}, outcomes)
+        compare_upstreams(records | {"b": []}, outcomes)
 
 
 def compared(
     metric: str, higher: bool, difference: tuple[float, float, float], p: float, **fields: Any
 ) -> TaskComparison:
     records, outcomes = sides(a=[marks(np.ones(9, bool))] * 2, b=[marks(np.ones(9, bool))] * 2)
-    each = only(compare(records, outcomes))
-    told = each.difference._replace(value=difference[0], low=difference[1], high=difference[2])
-    return each._replace(metric=metric, higher=higher, difference=told, p=p, adjusted=p, **fields)
+    task = only(compare_upstreams(records, outcomes))
+    interval = task.difference._replace(value=difference[0], low=difference[1], high=difference[2])
+    return task._replace(metric=metric, higher=higher, difference=interval, p=p, adjusted=p, **fields)
 
 
 def test_the_sentence_says_what_can_and_what_cannot_be_concluded() -> None:
@@ -159,39 +163,41 @@ def test_the_sentence_says_what_can_and_what_cannot_be_concluded() -> None:
         compared("wer", False, (4, 1, 7), 0.02, task="texts"),
         compared("micro_f1", True, (1, -2, 4), 0.4, task="moods"),
     ]
-    told = summary.sentence(Pair("mine", "theirs", tasks, []))
-    assert told == (
+    sentence = summary.summary_sentence(Pair("mine", "theirs", tasks, []))
+    assert sentence == (
         "mine is better than theirs on keywords (+5.0 [+2.0, +8.0] points of acc) and voices (-3.0 [-5.0, -1.0] points"
         " of EER); worse on texts (+4.0 [+1.0, +7.0] points of WER); which is better on moods (anything from -2.0 to"
         " +4.0 points of micro-F1 remains possible) cannot be said"
     )
     alike = compared("accuracy", True, (0, 0, 0), 1.0, task="tongues")
-    assert summary.sentence(Pair("mine", "theirs", [alike], [])) == (
+    assert summary.summary_sentence(Pair("mine", "theirs", [alike], [])) == (
         "which of mine and theirs is better on tongues (nothing differs) cannot be said"
     )
     unknown = compared("accuracy", True, (3, math.nan, math.nan), math.nan, task="tongues")
-    assert "tongues (the test data are too few) cannot be said" in summary.sentence(Pair("m", "t", [unknown], []))
+    assert "tongues (the test data are too few) cannot be said" in summary.summary_sentence(
+        Pair("m", "t", [unknown], [])
+    )
     lone = compared("accuracy", True, (3, 1, 5), 0.04, task="tongues")._replace(adjusted=0.2)
-    assert summary.sentence(Pair("mine", "theirs", [tasks[0], lone], [])).endswith(
+    assert summary.summary_sentence(Pair("mine", "theirs", [tasks[0], lone], [])).endswith(
         "; a difference on tongues (+3.0 [+1.0, +5.0] points of acc) would count by itself, but not with all tests of"
         " this comparison counted"
     )
     once = tasks[0].first._replace(seeds=1)
-    told = summary.sentence(Pair("mine", "theirs", [tasks[0]._replace(first=once, second=once)], []))
-    assert "keywords (+5.0 [+2.0, +8.0] points of acc, for one seed)" in told
-    assert told.endswith("; with one seed, how much another would change this is not known")
+    sentence = summary.summary_sentence(Pair("mine", "theirs", [tasks[0]._replace(first=once, second=once)], []))
+    assert "keywords (+5.0 [+2.0, +8.0] points of acc, for one seed)" in sentence
+    assert sentence.endswith("; with one seed, how much another would change this is not known")
     untrained = [tasks[1]._replace(first=tasks[1].first._replace(seeds=0), second=tasks[1].second._replace(seeds=0))]
-    assert "seed" not in summary.sentence(Pair("mine", "theirs", untrained, []))
+    assert "seed" not in summary.summary_sentence(Pair("mine", "theirs", untrained, []))
 
 
-def test_a_verdict_needs_the_adjusted_chance_below_five_percent() -> None:
+def test_a_verdict_needs_an_adjusted_p_below_five_percent() -> None:
     assert compared("accuracy", True, (5, 2, 8), 0.049).verdict == "better"
     assert compared("accuracy", True, (5, 2, 8), 0.051).verdict == "not resolved"
     assert compared("wer", False, (5, 2, 8), 0.001).verdict == "worse"
     assert compared("wer", False, (5, math.nan, math.nan), math.nan).verdict == "not resolved"
 
 
-def test_flips_of_texts_tags_and_trials_are_by_errors_ranking_and_side_of_the_threshold() -> None:
+def test_disagreements_of_texts_tags_and_trials_are_by_errors_ranking_and_side_of_the_threshold() -> None:
     def outcomes_of(rows: Mapping[str, Rows]) -> Outcomes:
         return lambda each: rows[each.upstream["name"]]
 
@@ -202,21 +208,21 @@ def test_flips_of_texts_tags_and_trials_are_by_errors_ranking_and_side_of_the_th
         }
 
     heard = [record(name, metric="wer", higher=False) for name in "ab"]
-    found = disagreements_of("a", "b", heard, outcomes_of({"a": [text(1)], "b": [text(3)]}))
-    assert (found.gained, found.lost, found.rows[0].first.loss, found.rows[0].second.loss) == (1, 0, 1, 3)
+    result = disagreements_of("a", "b", heard, outcomes_of({"a": [text(1)], "b": [text(3)]}))
+    assert (result.gained, result.lost, result.rows[0].first.loss, result.rows[0].second.loss) == (1, 0, 1, 3)
 
     def tagged(scores: str) -> dict[str, str]:
         return {"id": "g", "reference": "dog|rain", "prediction": "", "scores": scores}
 
     sounds = [record(name, metric="map") for name in "ab"]
     low = '{"dog": 1, "rain": -1, "wind": 2}'  # dog second, rain third: (1/2 + 2/3) / 2
-    found = disagreements_of(
+    result = disagreements_of(
         "a", "b", sounds, outcomes_of({"a": [tagged(low)], "b": [tagged('{"dog": 3, "rain": 2, "wind": 1}')]})
     )
-    assert (found.gained, found.lost) == (0, 1)
-    assert found.rows[0].first.loss == pytest.approx(1 - (1 / 2 + 2 / 3) / 2)
-    assert found.rows[0].second.loss == 0
-    assert found.rows[0].first.answer == "–"
+    assert (result.gained, result.lost) == (0, 1)
+    assert result.rows[0].first.loss == pytest.approx(1 - (1 / 2 + 2 / 3) / 2)
+    assert result.rows[0].second.loss == 0
+    assert result.rows[0].first.text == "–"
 
     def trial(number: int, target: bool, score: float) -> dict[str, str]:
         return {"enroll": f"e{number}", "test": f"t{number}", "target": str(target), "score": str(score)}
@@ -224,11 +230,11 @@ def test_flips_of_texts_tags_and_trials_are_by_errors_ranking_and_side_of_the_th
     good = [trial(0, True, 0.9), trial(1, True, 0.8), trial(2, False, 0.2), trial(3, False, 0.1)]
     bad = [trial(0, True, 0.9), trial(1, True, 0.1), trial(2, False, 0.8), trial(3, False, 0.0)]
     voices = [record(name, metric="eer", higher=False) for name in "ab"]
-    found = disagreements_of("a", "b", voices, outcomes_of({"a": good, "b": bad}))
+    result = disagreements_of("a", "b", voices, outcomes_of({"a": good, "b": bad}))
     # a is right everywhere; at b's threshold, 0.8, a target is turned down and another trial accepted.
-    assert (found.gained, found.lost, found.total) == (2, 0, 4)
-    assert [row.reference for row in found.rows] == ["target", "non-target"]
-    assert [(row.first.answer, row.second.answer) for row in found.rows] == [
+    assert (result.gained, result.lost, result.total) == (2, 0, 4)
+    assert [row.reference for row in result.rows] == ["target", "non-target"]
+    assert [(row.first.text, row.second.text) for row in result.rows] == [
         ("0.800, right", "0.100, wrong"),
         ("0.200, right", "0.800, wrong"),
     ]
@@ -236,7 +242,7 @@ def test_flips_of_texts_tags_and_trials_are_by_errors_ranking_and_side_of_the_th
 
 @pytest.fixture(scope="module")
 def two(finished: Finished, tasks: dict[str, Task], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of two upstreams on every kind of task of the corpus of tones."""
+    """Return a results folder with two upstreams on every kind of task of the corpus of tones."""
     setup = replace(finished.setup, results=tmp_path_factory.mktemp("two"))
     run(list(tasks.values()), ["fbank", "mfcc"], setup, in_process)
     return setup.results
@@ -268,31 +274,31 @@ def test_comparing_an_upstream_with_itself_finds_no_difference(two: Path, bench:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (["fbank"], "a comparison needs two upstreams or more"),
+        (["fbank"], "a comparison needs at least two upstreams"),
         (["fbank", "mfc"], "did you mean 'mfcc'?"),
         (["fbank", "fbank"], "'fbank' is named twice"),
         (["fbank", "mfcc", "--task", "word"], "no records of fbank on task 'word'; did you mean 'words'?"),
         (["fbank", "nothing_like"], "no records of upstream 'nothing_like' in "),
-        (["fbank", "mfcc", "-o", "c.tex"], "a comparison is written as .csv"),
+        (["fbank", "mfcc", "-o", "c.tex"], "a comparison is written as CSV"),
     ],
 )
-def test_mistakes_end_in_one_sentence(two: Path, bench: Bench, arguments: list[str], told: str) -> None:
+def test_mistakes_end_in_one_sentence(two: Path, bench: Bench, arguments: list[str], message: str) -> None:
     answer = bench("compare", *arguments, "--results", two)
     assert answer.code == 2
-    assert told in answer.complaint
+    assert message in answer.complaint
 
 
 def test_another_test_set_is_refused_by_name(two: Path, bench: Bench, tmp_path: Path) -> None:
     records, _ = Results(two).read_all()
     other = Results(tmp_path)
-    for each in records:
-        if each.upstream["name"] == "mfcc" and each.task["name"] == "words":
-            rows = Results(two).outcomes(each)[1:]
+    for job in records:
+        if job.upstream["name"] == "mfcc" and job.task["name"] == "words":
+            rows = Results(two).outcomes(job)[1:]
             right = 100 * float(np.mean([row["correct"] == "True" for row in rows]))
-            scores = each.test | {"accuracy": right}
-            other.write(each.model_copy(update={"selection": "o" * 64, "test": scores}), rows)
+            scores = job.test | {"accuracy": right}
+            other.write(job.model_copy(update={"selection": "o" * 64, "test": scores}), rows)
     answer = bench("compare", "fbank", "mfcc", "--results", two, "--against", tmp_path, "--task", "words")
     assert answer.code == 2
     assert "tested on different clips: " in answer.complaint

@@ -14,14 +14,14 @@ import pytest
 import soundfile
 from scipy.signal import fftconvolve, welch
 
-from benchmark.corpora import corpora, tiny
+from benchmark.corpora import registered_corpora, tiny
 from benchmark.corpora.synthesis import acoustics, events, rendering, speakers
-from benchmark.corpora.synthesis.rendering import SyntheticClip, synthesise_chunk
+from benchmark.corpora.synthesis.rendering import SyntheticClip, render_chunk
 from benchmark.errors import UserError
-from benchmark.values import Trial, Utterance
+from benchmark.values import SplitTrial, Utterance
 
-CLIPS = tiny.clips()
-POOL = tiny.pool_clips()
+CLIPS = tiny.tiny_clips()
+POOL = tiny.tiny_pool_clips()
 TARGETS = ("keyword", "language", "emotion", "event", "events", "text", "sid", "verify")
 
 
@@ -36,7 +36,7 @@ def one_of_each_kind() -> list[SyntheticClip]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, list[SyntheticClip]]:
     root, chosen = tmp_path_factory.mktemp("tiny"), one_of_each_kind()
-    synthesise_chunk((root, chosen))
+    render_chunk((root, chosen))
     return root, chosen
 
 
@@ -50,17 +50,18 @@ def in_process(function, items):
 def test_the_list_of_clips_is_the_same_in_every_process():
     code = (
         "import hashlib; from benchmark.corpora import tiny;"
-        "print(hashlib.sha256(repr([tiny.clips(), tiny.pool_clips(), tiny.trials()]).encode()).hexdigest())"
+        "everything = [tiny.tiny_clips(), tiny.tiny_pool_clips(), tiny.tiny_trials()];"
+        "print(hashlib.sha256(repr(everything).encode()).hexdigest())"
     )
-    here = hashlib.sha256(repr([CLIPS, POOL, tiny.trials()]).encode()).hexdigest()
+    here = hashlib.sha256(repr([CLIPS, POOL, tiny.tiny_trials()]).encode()).hexdigest()
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == here
 
 
 def test_the_corpora_are_registered_with_what_makes_them():
-    found = corpora()
+    found = registered_corpora()
     assert found["tiny"].make is tiny.make_tiny
-    assert found["tiny_pool"].make is tiny.make_pool
+    assert found["tiny_pool"].make is tiny.make_tiny_pool
     assert "GPL-3" in found["tiny"].datasheet
 
 
@@ -74,7 +75,7 @@ def test_the_generator_gives_every_clip_where_it_will_lie_and_every_trial(tmp_pa
     utterances = [item for item in items if isinstance(item, Utterance)]
     assert [item.id for item in utterances] == [clip.id for clip in CLIPS]
     assert utterances[0].audio == tmp_path / "recipe-1" / CLIPS[0].file
-    assert [item for item in items if isinstance(item, Trial)] == tiny.trials()
+    assert [item for item in items if isinstance(item, SplitTrial)] == tiny.tiny_trials()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -126,7 +127,7 @@ def test_no_speaker_and_no_voice_is_in_two_splits_of_a_task(target):
     for clip in CLIPS:
         if target in clip.labels and clip.speech:
             people[clip.split].add(clip.speech.speaker)
-            voices[clip.split].add(speakers.speaker(clip.speech.speaker).variant)
+            voices[clip.split].add(speakers.make_speaker(clip.speech.speaker).variant)
     for found in (people, voices):
         assert sum(map(len, found.values())) == len(set().union(*found.values()))
 
@@ -149,7 +150,7 @@ def test_verification_has_enough_speakers_and_clips(split, people, each):
 
 def test_trials_ask_about_two_clips_of_their_split_and_know_the_answer():
     owners = {(clip.split, clip.id): clip.labels["verify"] for clip in CLIPS if "verify" in clip.labels}
-    trials = tiny.trials()
+    trials = tiny.tiny_trials()
     for trial in trials:
         assert trial.enroll != trial.test
         assert trial.target == (owners[trial.split, trial.enroll] == owners[trial.split, trial.test])
@@ -166,13 +167,15 @@ def test_speakers_of_the_pool_are_not_in_tiny():
     assert len(counts) == 150
     assert min(counts.values()) >= 8
     assert {clip.split for clip in POOL} == {"pool"}
-    sounds = {(person.variant, person.tract, person.prosody) for person in map(speakers.speaker, [*theirs, *counts])}
+    sounds = {
+        (person.variant, person.tract, person.prosody) for person in map(speakers.make_speaker, [*theirs, *counts])
+    }
     assert len(sounds) == len(theirs) + len(counts)
 
 
 def test_the_pool_has_no_voice_of_validation_or_test():
     unseen = {*speakers.VARIANTS["valid"], *speakers.VARIANTS["test"]}
-    assert not unseen & {speakers.speaker(clip.speech.speaker).variant for clip in POOL if clip.speech}
+    assert not unseen & {speakers.make_speaker(clip.speech.speaker).variant for clip in POOL if clip.speech}
 
 
 # What it sounds like
@@ -182,7 +185,7 @@ def test_audio_is_the_same_bytes_in_any_order_chunk_and_process(made, tmp_path):
     root, chosen = made
     backwards = chosen[::-1]
     for start in range(0, len(backwards), 7):
-        synthesise_chunk((tmp_path, backwards[start : start + 7]))
+        render_chunk((tmp_path, backwards[start : start + 7]))
     for clip in chosen:
         assert (root / clip.file).read_bytes() == (tmp_path / clip.file).read_bytes(), clip.id
 
@@ -191,7 +194,7 @@ def test_a_clip_sounds_the_same_from_a_process_with_other_threads_and_folder(mad
     root, chosen = made
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    synthesise_chunk((Path("here"), chosen[:2]))
+    render_chunk((Path("here"), chosen[:2]))
     assert [(tmp_path / "here" / clip.file).read_bytes() for clip in chosen[:2]] == [
         (root / clip.file).read_bytes() for clip in chosen[:2]
     ]
@@ -229,7 +232,7 @@ def run_python(code: str) -> str:
 
 def test_every_voice_says_the_same_in_every_process():
     code = (
-        "import hashlib; from benchmark.corpora import espeak, speakers;"
+        "import hashlib; from benchmark.corpora.synthesis import espeak, speakers;"
         "voices = [f'en-us+{name}' for part in speakers.VARIANTS.values() for name in part];"
         "spoken = [espeak.speak('she has it', voice, espeak.Prosody(200, 50, 50))[0] for voice in voices];"
         "print([hashlib.md5(samples).hexdigest() for samples in spoken])"
@@ -253,7 +256,7 @@ def test_every_sound_event_is_finite_and_heard_at_both_lengths():
     assert len(events.EVENTS) == 14
     for name in events.EVENTS:
         for length in (16_000, 64_000):
-            signal = events.sound(name, length, speakers.generator(name))
+            signal = events.event_sound(name, length, speakers.random_generator(name))
             assert signal.shape == (length,)
             assert np.isfinite(signal).all()
             assert acoustics.loudness(signal) == pytest.approx(1.0)
@@ -265,9 +268,9 @@ def test_every_sound_event_is_finite_and_heard_at_both_lengths():
 def test_filtering_by_the_spectrum_of_a_room_is_convolution():
     rng = np.random.default_rng(0)
     signal, size = rng.standard_normal(5000), 800
-    impulse = acoustics.room(size, rng, reverberation=0.1, wetness=0.5)
+    impulse = acoustics.room_response(size, rng, reverberation=0.1, wetness=0.5)
     response = np.fft.rfft(impulse, 2 * (len(acoustics.response_grid(5000, size)) - 1))
-    found = acoustics.filtered(signal, response, tail=size)
+    found = acoustics.apply_responses(signal, response, tail=size)
     np.testing.assert_allclose(found, fftconvolve(signal, impulse)[:5000], atol=1e-9)
 
 
@@ -275,7 +278,7 @@ def test_an_equaliser_gives_a_tone_its_gain():
     time = np.arange(16_000) / 16_000
     signal = np.sin(2 * np.pi * 800 * time)
     gains = np.array([0.0, 0.0, 6.0, 0.0, 0.0, 0.0])
-    louder = acoustics.filtered(signal, acoustics.equaliser(acoustics.response_grid(16_000), gains))
+    louder = acoustics.apply_responses(signal, acoustics.equaliser(acoustics.response_grid(16_000), gains))
     ratio = acoustics.loudness(louder[2000:-2000]) / acoustics.loudness(signal[2000:-2000])
     assert 20 * np.log10(ratio) == pytest.approx(6.0, abs=0.1)
 
@@ -289,18 +292,18 @@ def test_noise_has_the_slope_asked_for():
 
 def test_noise_is_added_at_the_ratio_asked_for_to_the_part_that_sounds():
     signal = np.pad(np.sin(np.arange(8000.0)), (8000, 16_000))
-    noise = acoustics.noisy(signal, np.random.default_rng(0), (6.0, 6.0)) - signal
+    noise = acoustics.add_noise(signal, np.random.default_rng(0), (6.0, 6.0)) - signal
     ratio = 20 * np.log10(np.std(signal[8000:16_000]) / np.std(noise))
     assert ratio == pytest.approx(6.0, abs=0.1)
 
 
 def test_a_sound_is_placed_whole_or_cut_to_length():
     rng, sound = np.random.default_rng(0), np.arange(1.0, 11.0)
-    longer = acoustics.place(sound, 30, rng)
+    longer = acoustics.place_at_random(sound, 30, rng)
     assert longer.shape == (30,)
     assert longer[longer > 0].tolist() == sound.tolist()
     assert np.ptp(np.flatnonzero(longer)) == 9
-    shorter = acoustics.place(sound, 4, rng)
+    shorter = acoustics.place_at_random(sound, 4, rng)
     assert shorter.tolist() == list(np.arange(shorter[0], shorter[0] + 4))
 
 
@@ -314,7 +317,7 @@ def test_the_process_that_speaks_holds_no_torch():
 
 def test_making_goes_on_with_what_is_missing(made, tmp_path):
     chosen = made[1][:6]
-    synthesise_chunk((tmp_path, chosen[:4]))
+    render_chunk((tmp_path, chosen[:4]))
     before = {clip.id: (tmp_path / clip.file).stat().st_mtime_ns for clip in chosen[:4]}
     asked: list[SyntheticClip] = []
 
@@ -323,7 +326,7 @@ def test_making_goes_on_with_what_is_missing(made, tmp_path):
         asked.extend(clip for _, clips in items for clip in clips)
         return in_process(function, items)
 
-    rendering.make(tmp_path, chosen, engine)
+    rendering.render_missing(tmp_path, chosen, engine)
     assert asked == chosen[4:]
     assert {clip.id: (tmp_path / clip.file).stat().st_mtime_ns for clip in chosen[:4]} == before
     assert all((tmp_path / clip.file).exists() for clip in chosen)
@@ -372,7 +375,7 @@ def test_what_a_killed_run_left_half_written_is_cleared_away_later(tmp_path):
     for partial in (stale, fresh):
         partial.write_bytes(b"RIFF")
     os.utime(stale, (time.time() - 600,) * 2)
-    rendering.make(tmp_path, [clip], lambda function, items: [])
+    rendering.render_missing(tmp_path, [clip], lambda function, items: [])
     assert not stale.exists()
     assert fresh.exists()
 
@@ -380,7 +383,7 @@ def test_what_a_killed_run_left_half_written_is_cleared_away_later(tmp_path):
 def test_a_voice_that_is_missing_is_told_in_one_sentence(tmp_path):
     clip = SyntheticClip("odd", "train", seconds=1.0, speech=speakers.Speech("one", "no-such", "task-train-001"))
     with pytest.raises(UserError, match="cannot say 'one' in voice 'no-such") as caught:
-        synthesise_chunk((tmp_path, [clip]))
+        render_chunk((tmp_path, [clip]))
     assert "\n" not in str(caught.value)
     assert not wavs(tmp_path)
 
@@ -388,4 +391,4 @@ def test_a_voice_that_is_missing_is_told_in_one_sentence(tmp_path):
 def test_a_system_without_fork_is_told_so(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "fork")
     with pytest.raises(UserError, match="Linux or macOS"):
-        synthesise_chunk((tmp_path, []))
+        render_chunk((tmp_path, []))

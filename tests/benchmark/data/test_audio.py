@@ -1,4 +1,4 @@
-"""Audio files of every kind are looked over once, and stretches of them read exactly."""
+"""Tests that audio files of every kind are inspected once, and that stretches of them are read exactly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from benchmark.data import audio
-from benchmark.data.audio import inspect, read, samples_at
+from benchmark.data.audio import inspect_audio, read_stretch, samples_at
 from benchmark.values import Stretch
 
 
@@ -27,14 +27,14 @@ def noise(samples: int, channels: int | None = None, seed: int = 0) -> np.ndarra
 
 
 def whole(path: Path) -> Stretch:
-    found = inspect(str(path))
+    found = inspect_audio(str(path))
     assert found.problem == ""
     return Stretch(str(path), 0, found.samples, found.rate)
 
 
 def test_a_sound_file_has_its_length_rate_and_digest_and_no_problem(tmp_path: Path) -> None:
     path = wave(tmp_path / "a.wav", noise(8000, 2), 8000)
-    found = inspect(str(path))
+    found = inspect_audio(str(path))
     assert found[:4] == (8000, 8000, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest(), "")
 
 
@@ -50,7 +50,7 @@ def test_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     wave(tmp_path / "n.wav", nan, subtype="FLOAT")
     wave(tmp_path / "i.wav", infinite, subtype="FLOAT")
     wave(tmp_path / "s.wav", noise(399))
-    problems = {name: inspect(str(tmp_path / f"{name}.wav")).problem for name in "ethnisx"}
+    problems = {name: inspect_audio(str(tmp_path / f"{name}.wav")).problem for name in "ethnisx"}
     assert problems["e"] == "is an empty file"
     assert problems["t"].startswith("is not readable audio (")
     assert problems["h"] == "holds no samples"
@@ -58,16 +58,16 @@ def test_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     assert "not finite numbers" in problems["i"]
     assert problems["s"] == "is 0.0249 s long, shorter than 0.025 s"
     assert problems["x"] == "cannot be opened (No such file or directory)"
-    assert "cannot be opened (Is a directory)" in inspect(str(tmp_path)).problem
-    assert inspect(str(wave(tmp_path / "shortest.wav", noise(400)))).problem == ""
+    assert "cannot be opened (Is a directory)" in inspect_audio(str(tmp_path)).problem
+    assert inspect_audio(str(wave(tmp_path / "shortest.wav", noise(400)))).problem == ""
 
 
 def test_a_bad_sample_in_a_late_block_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "BLOCK", 1000)
     samples = noise(10_500)
-    assert inspect(str(wave(tmp_path / "good.wav", samples, subtype="FLOAT")))[::3] == (10_500, "")
+    assert inspect_audio(str(wave(tmp_path / "good.wav", samples, subtype="FLOAT")))[::3] == (10_500, "")
     samples[10_400] = np.nan
-    assert "not finite" in inspect(str(wave(tmp_path / "bad.wav", samples, subtype="FLOAT"))).problem
+    assert "not finite" in inspect_audio(str(wave(tmp_path / "bad.wav", samples, subtype="FLOAT"))).problem
 
 
 def with_chunk(path: Path, source: Path) -> Path:
@@ -90,7 +90,7 @@ def test_the_same_audio_in_other_clothes_has_the_same_content(tmp_path: Path) ->
         wave(tmp_path / "f.wav", np.stack([samples, samples], 1)),
         with_chunk(tmp_path / "g.wav", plain),
     ]
-    found = [inspect(str(path)) for path in [plain, *copies]]
+    found = [inspect_audio(str(path)) for path in [plain, *copies]]
     assert {(each.samples, each.problem, each.content) for each in found} == {(9000, "", found[0].content)}
     assert len({each.digest for each in found}) == len(found)
 
@@ -108,7 +108,7 @@ def test_other_audio_has_another_content(tmp_path: Path) -> None:
         wave(tmp_path / "f.wav", samples[::-1]),
         wave(tmp_path / "g.wav", noise(9000, 2)),
     ]
-    found = [inspect(str(path)) for path in others]
+    found = [inspect_audio(str(path)) for path in others]
     assert all(each.problem == "" for each in found)
     assert len({each.content for each in found}) == len(others)
 
@@ -117,43 +117,43 @@ def test_the_content_does_not_depend_on_the_blocks_it_is_read_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = wave(tmp_path / "a.wav", noise(10_500, 3))
-    before = inspect(str(path)).content
+    before = inspect_audio(str(path)).content
     monkeypatch.setattr(audio, "BLOCK", 997)
-    assert inspect(str(path)).content == before
+    assert inspect_audio(str(path)).content == before
 
 
 def test_silence_is_silence_whatever_the_sign_of_zero(tmp_path: Path) -> None:
     zeros = [wave(tmp_path / f"{sign}.wav", np.full(4000, sign * 0.0, np.float32), subtype="FLOAT") for sign in (1, -1)]
     assert zeros[0].read_bytes() != zeros[1].read_bytes()
-    assert inspect(str(zeros[0])).content == inspect(str(zeros[1])).content
+    assert inspect_audio(str(zeros[0])).content == inspect_audio(str(zeros[1])).content
 
 
 def test_files_without_samples_have_no_content(tmp_path: Path) -> None:
     (tmp_path / "e.wav").touch()
     (tmp_path / "t.wav").write_text("no audio")
     wave(tmp_path / "h.wav", noise(0))
-    assert [inspect(str(tmp_path / f"{name}.wav")).content for name in "ethx"] == [""] * 4
+    assert [inspect_audio(str(tmp_path / f"{name}.wav")).content for name in "ethx"] == [""] * 4
 
 
 def test_a_truncated_file_is_as_long_as_what_is_left_of_it(tmp_path: Path) -> None:
     path = wave(tmp_path / "a.wav", noise(16_000))
     before = soundfile.read(path, dtype="float32")[0]
     path.write_bytes(path.read_bytes()[: 44 + 2 * 6000])
-    assert len(read(whole(path), 16_000)) == 6000
-    np.testing.assert_array_equal(read(whole(path), 16_000), before[:6000])
+    assert len(read_stretch(whole(path), 16_000)) == 6000
+    np.testing.assert_array_equal(read_stretch(whole(path), 16_000), before[:6000])
     flac = wave(tmp_path / "a.flac", noise(160_000))
     flac.write_bytes(flac.read_bytes()[:9000])
-    found = inspect(str(flac))
-    assert found.problem or found.samples == len(read(Stretch(str(flac), 0, found.samples, found.rate), 16_000))
+    found = inspect_audio(str(flac))
+    assert found.problem or found.samples == len(read_stretch(Stretch(str(flac), 0, found.samples, found.rate), 16_000))
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
     stereo = noise(5000, 2)
     path = wave(tmp_path / "a.wav", stereo, subtype="FLOAT")
-    np.testing.assert_allclose(read(whole(path), 16_000), stereo.mean(1), atol=1e-7)
+    np.testing.assert_allclose(read_stretch(whole(path), 16_000), stereo.mean(1), atol=1e-7)
     six = noise(5000, 6)
     np.testing.assert_allclose(
-        read(whole(wave(tmp_path / "b.wav", six, subtype="FLOAT")), 16_000), six.mean(1), atol=1e-7
+        read_stretch(whole(wave(tmp_path / "b.wav", six, subtype="FLOAT")), 16_000), six.mean(1), atol=1e-7
     )
 
 
@@ -161,7 +161,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("samples", [1300, 7777, 44_101])
 def test_odd_rates_give_the_length_that_was_planned(tmp_path: Path, rate: int, samples: int) -> None:
     stretch = whole(wave(tmp_path / "a.wav", noise(samples), rate))
-    found = read(stretch, 16_000)
+    found = read_stretch(stretch, 16_000)
     assert found.dtype == np.float32
     assert len(found) == samples_at(stretch, 16_000) == int(np.ceil(samples * 16_000 / rate))
 
@@ -171,16 +171,16 @@ def test_resampling_keeps_a_tone_where_and_when_it_was(tmp_path: Path, rate: int
     times = np.arange(rate) / rate
     path = wave(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * times), rate, "FLOAT")
     expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
-    np.testing.assert_allclose(read(whole(path), 16_000)[500:-500], expected[500:-500], atol=2e-3)
+    np.testing.assert_allclose(read_stretch(whole(path), 16_000)[500:-500], expected[500:-500], atol=2e-3)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff"])
 def test_a_stretch_is_what_lies_there_in_the_whole_file(tmp_path: Path, suffix: str) -> None:
     path = wave(tmp_path / f"a.{suffix}", noise(20_000))
     everything, rate = soundfile.read(path, dtype="float32")
-    assert len(everything) == inspect(str(path)).samples
+    assert len(everything) == inspect_audio(str(path)).samples
     for first, count in ((0, 400), (1234, 5000), (19_000, 1000)):
-        part = read(Stretch(str(path), first, count, rate), rate)
+        part = read_stretch(Stretch(str(path), first, count, rate), rate)
         np.testing.assert_allclose(part, everything[first : first + count], atol=1e-6)
 
 
@@ -201,7 +201,7 @@ def test_a_stretch_of_a_compressed_file_is_what_decoding_all_of_it_gives(
             file.write(np.pad(burst, (0, 14_700 - len(burst))))
     everything = soundfile.read(path, dtype="float32")[0]
     for first in range(0, len(everything) - 4000, 3001):
-        part = read(Stretch(str(path), first, 4000, rate), rate)
+        part = read_stretch(Stretch(str(path), first, 4000, rate), rate)
         np.testing.assert_allclose(part, everything[first : first + 4000], atol=1e-4)
     assert capfd.readouterr().err == ""
 
@@ -210,7 +210,7 @@ def test_readers_at_work_at_once_leave_stderr_as_it_was(tmp_path: Path, capfd: p
     path = wave(tmp_path / "a.mp3", noise(60_000))
     stretches = [Stretch(str(path), first, 400, 16_000) for first in range(1000, 50_000, 500)]
     with ThreadPoolExecutor(4) as readers:
-        list(readers.map(lambda stretch: read(stretch, 16_000), stretches))
+        list(readers.map(lambda stretch: read_stretch(stretch, 16_000), stretches))
     library = ctypes.CDLL(None)
     library.fputs(b"still heard", ctypes.c_void_p.in_dll(library, "stderr"))
     assert capfd.readouterr().err == "still heard"
@@ -218,6 +218,6 @@ def test_readers_at_work_at_once_leave_stderr_as_it_was(tmp_path: Path, capfd: p
 
 def test_reading_gives_memory_of_its_own(tmp_path: Path) -> None:
     stretch = whole(wave(tmp_path / "a.wav", noise(5000)))
-    once = read(stretch, 16_000)
+    once = read_stretch(stretch, 16_000)
     once[:] = 0
-    assert read(stretch, 16_000).any()
+    assert read_stretch(stretch, 16_000).any()

@@ -10,7 +10,7 @@ import pytest
 
 from benchmark.data.folder import draw_splits, folder
 from benchmark.errors import UserError
-from benchmark.values import Trial, Utterance
+from benchmark.values import SplitTrial, Utterance
 from tests.benchmark.sounds import write_clip, write_corpus, write_table
 
 
@@ -18,8 +18,8 @@ def utterances(root: Path) -> list[Utterance]:
     return [item for item in folder(root) if isinstance(item, Utterance)]
 
 
-def trials(root: Path) -> list[Trial]:
-    return [item for item in folder(root) if isinstance(item, Trial)]
+def trials(root: Path) -> list[SplitTrial]:
+    return [item for item in folder(root) if isinstance(item, SplitTrial)]
 
 
 def complaint(root: Path) -> str:
@@ -245,13 +245,13 @@ SPLIT = [{"file_name": f"{n}.wav", "split": "test", "speaker": f"s{n // 2}"} for
 def test_a_trial_list_may_be_a_table_or_plain_words(tmp_path: Path) -> None:
     write_corpus(tmp_path, SPLIT)
     (tmp_path / "trials.txt").write_text("1 0.wav 1.wav\n\n0 0.wav 2.wav\n")
-    expected = [Trial("test", "0.wav", "1.wav", True), Trial("test", "0.wav", "2.wav", False)]
+    expected = [SplitTrial("test", "0.wav", "1.wav", True), SplitTrial("test", "0.wav", "2.wav", False)]
     assert trials(tmp_path) == expected
     rows = [{"enroll": "2.wav", "test": "3.wav", "target": "True", "split": "dev"}]
     write_table(tmp_path / "trials.csv", rows)
-    assert trials(tmp_path) == [Trial("valid", "2.wav", "3.wav", True)]
+    assert trials(tmp_path) == [SplitTrial("valid", "2.wav", "3.wav", True)]
     (tmp_path / "trials.csv").write_text("enroll,test,target,split\n0.wav, 2.wav,nontarget\n")
-    assert trials(tmp_path) == [Trial("test", "0.wav", "2.wav", False)]
+    assert trials(tmp_path) == [SplitTrial("test", "0.wav", "2.wav", False)]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_trial_list_may_be_a_table_or_plain_words(tmp_path: Path) -> None:
         ("trials.csv", "enroll,test\n0.wav,1.wav\n", "has no column 'target'"),
         ("trials.csv", "enroll,test,target\n0.wav,1.wav,2\n", "has target '2'; write 1 or 0"),
         ("trials.csv", "enroll,test,target\n0.wav,9.wav,1\n", "names utterance '9.wav', which is not in"),
-        ("trials.txt", "1 0.wav\n", "must hold three words a line"),
+        ("trials.txt", "1 0.wav\n", "must hold three words per line"),
         ("trials.txt", "1 0.wav \xe9.wav\n", "trials.txt; check that it is text in UTF-8"),
         ("trials.txt", "yes 0.wav 1.wav\n", "has target 'yes'"),
     ],

@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark import run as harness
-from benchmark.data.inspection import contradictions, duplicates, notes, ruled_out
+from benchmark.data.inspection import corpus_notes, duplicate_clips, label_contradictions, task_errors
 from benchmark.data.leaks import shared_audio
-from benchmark.data.manifest import prepare
+from benchmark.data.manifest import prepare_manifest
 from benchmark.engines.local import in_process
-from benchmark.plan import fixed
+from benchmark.plan import fixed_settings
 from benchmark.records import Record
 from benchmark.tasks import Task
-from benchmark.values import Clip, Manifest, Setup, Stretch, Trial
+from benchmark.values import Clip, Manifest, Setup, SplitTrial, Stretch
 from tests.benchmark.sounds import RATE, write_clip, write_corpus, write_table
 from tests.conftest import Bench
 
@@ -36,7 +36,7 @@ def clip(id: str, split: str = "train", first: int = 0, samples: int = 4000, con
     return Clip(id, split, labels, Stretch(f"{id}.wav", first, samples, RATE), f"bytes of {id}", "", content or id)
 
 
-def manifest(*clips: Clip, trials: tuple[Trial, ...] = ()) -> Manifest:
+def manifest(*clips: Clip, trials: tuple[SplitTrial, ...] = ()) -> Manifest:
     return Manifest("mine", "digest", list(clips), list(trials))
 
 
@@ -68,11 +68,11 @@ def test_every_clip_that_shares_audio_is_found_with_one_that_it_shares_it_with(
 
     found = shared_audio(ours, theirs)
     guilty = [each for each in theirs if any(common(one, each) >= LEAST for one in ours)]
-    assert [each.theirs for each in found] == guilty
-    assert all(each.ours in ours and each.samples == common(each.ours, each.theirs) for each in found)
+    assert [each.second for each in found] == guilty
+    assert all(each.first in ours and each.samples == common(each.first, each.second) for each in found)
     for each in found:
-        twins = [one for one in ours if span(one) == span(each.theirs) and one.content == each.theirs.content]
-        assert each.ours == twins[0] if twins else span(each.ours) != span(each.theirs)
+        twins = [one for one in ours if span(one) == span(each.second) and one.content == each.second.content]
+        assert each.first == twins[0] if twins else span(each.first) != span(each.second)
 
 
 def test_a_long_stretch_is_seen_behind_the_short_ones_that_begin_within_it() -> None:
@@ -88,7 +88,7 @@ def test_a_long_stretch_is_seen_behind_the_short_ones_that_begin_within_it() -> 
 def test_of_several_copies_the_first_is_named() -> None:
     ours = [clip(id, content="x") for id in ("b", "a", "c")]
     (found,) = shared_audio(ours, [clip("copy", "test", content="x")])
-    assert found.ours == ours[0]
+    assert found.first == ours[0]
 
 
 def test_neighbours_whose_ends_were_rounded_apart_share_nothing() -> None:
@@ -98,8 +98,8 @@ def test_neighbours_whose_ends_were_rounded_apart_share_nothing() -> None:
 
 
 def test_a_plain_label_to_keep_apart_leaves_a_task_as_it_was() -> None:
-    assert fixed(task(disjoint="session"))["disjoint"] == "session"
-    assert fixed(task())["disjoint"] == "speaker"
+    assert fixed_settings(task(disjoint="session"))["disjoint"] == "session"
+    assert fixed_settings(task())["disjoint"] == "speaker"
     assert task(disjoint=["session"]) == task(disjoint="session")
     assert task(disjoint=["speaker", "session", "speaker"]) == task(disjoint=("session", "speaker"))
     assert Task(**task(disjoint=["speaker", "session"]).model_dump(mode="json")).apart == ("session", "speaker")
@@ -111,47 +111,53 @@ def test_copies_within_a_split_are_told_and_those_of_other_splits_are_not() -> N
     clips = [clip("a", content="x"), clip("b", content="x"), clip("c", content="x"), clip("d", first=9, content="x")]
     clips += [clip("e", "test", content="x"), clip("f", "test"), clip("g", "test", content="y")]
     clips += [clip("h", "test", content="y")]
-    assert [[each.id for each in group] for group in duplicates(manifest(*clips))] == [["a", "b", "c"], ["g", "h"]]
-    told = notes(manifest(*clips))
+    assert [[each.id for each in group] for group in duplicate_clips(manifest(*clips))] == [["a", "b", "c"], ["g", "h"]]
+    told = corpus_notes(manifest(*clips))
     assert told == [
         "3 clips have the audio of another clip of their split, 'b' that of 'a' first; it counts more than once"
     ]
-    assert notes(manifest(*clips[3:6])) == []
+    assert corpus_notes(manifest(*clips[3:6])) == []
 
 
 def test_trials_that_come_twice_are_told_in_either_order() -> None:
-    listed = [Trial("test", "a", "b", True), Trial("valid", "b", "a", True), Trial("test", "a", "c", False)]
-    assert notes(manifest(trials=tuple(listed))) == []
-    twice = [*listed, Trial("test", "b", "a", True)]
-    assert notes(manifest(trials=tuple(twice))) == ["1 trials repeat another one, 'b' with 'a' first; it counts twice"]
+    listed = [
+        SplitTrial("test", "a", "b", True),
+        SplitTrial("valid", "b", "a", True),
+        SplitTrial("test", "a", "c", False),
+    ]
+    assert corpus_notes(manifest(trials=tuple(listed))) == []
+    twice = [*listed, SplitTrial("test", "b", "a", True)]
+    assert corpus_notes(manifest(trials=tuple(twice))) == [
+        "1 trials repeat another one, 'b' with 'a' first; it counts twice"
+    ]
 
 
 def test_copies_with_another_label_are_a_fault_of_the_task_that_reads_it() -> None:
     said = {"a": {"keyword": "yes", "tags": "dog|cat"}, "b": {"keyword": "no", "tags": "cat | dog"}}
     clips = [clip(id, content="x", **labels) for id, labels in said.items()]
-    (told,) = contradictions(manifest(*clips), [task(), task(name="two", target="tags"), task(target="text")])
+    (told,) = label_contradictions(manifest(*clips), [task(), task(name="two", target="tags"), task(target="text")])
     assert "task 'one': 1 clips of train have the same audio as others but another label" in told
     assert "'b' with 'no' as 'a' with 'yes' first" in told
-    assert contradictions(manifest(clips[0], clips[1]._replace(labels={"keyword": "yes"})), [task()]) == []
-    assert contradictions(manifest(clips[0], clips[1]._replace(split="valid")), [task()]) == []
+    assert label_contradictions(manifest(clips[0], clips[1]._replace(labels={"keyword": "yes"})), [task()]) == []
+    assert label_contradictions(manifest(clips[0], clips[1]._replace(split="valid")), [task()]) == []
     sessions = task(folds="session")
-    assert len(contradictions(manifest(clips[0], clips[1]._replace(split="valid")), [sessions])) == 1
+    assert len(label_contradictions(manifest(clips[0], clips[1]._replace(split="valid")), [sessions])) == 1
 
 
 def test_bad_audio_hides_no_other_fault(tmp_path: Path) -> None:
     clips = [clip(f"{split}{n}", split, keyword="ab"[n]) for split in ("train", "valid", "test") for n in (0, 1)]
     bad = clip("bad", keyword="a")._replace(problem="is an empty file")
-    assert ruled_out(manifest(*clips, bad), [task()], tmp_path) == []
+    assert task_errors(manifest(*clips, bad), [task()], tmp_path) == []
     strange = clip("strange", "test", keyword="c")
-    (told,) = ruled_out(manifest(*clips, bad, strange), [task()], tmp_path)
+    (told,) = task_errors(manifest(*clips, bad, strange), [task()], tmp_path)
     assert "1 test clips have labels never seen in training, 'strange' with 'c' first" in told
 
 
 def test_without_a_task_splits_still_share_no_audio(tmp_path: Path) -> None:
     clips = [clip("a", content="x"), clip("b", "test", content="x"), clip("c", "other", content="x")]
-    (told,) = ruled_out(manifest(*clips), [], tmp_path)
+    (told,) = task_errors(manifest(*clips), [], tmp_path)
     assert told.startswith("corpus 'mine': 1 clips of test have the same audio as clips of train, 'b' as 'a' first")
-    assert ruled_out(manifest(clips[0], clips[2]), [], tmp_path) == []
+    assert task_errors(manifest(clips[0], clips[2]), [], tmp_path) == []
 
 
 PROTOCOL = """
@@ -391,9 +397,9 @@ def nodes(tree: ast.AST, kind: type[Any]) -> Iterator[Any]:
 
 
 def test_nothing_of_the_test_split_is_passed_to_training() -> None:
-    """Of what holds all splits `fit` is given train and valid by name, of the sweep only what no split is part of."""
+    """`fit_heads` gets train and valid by name of what holds all splits, and of the sweep what no split is part of."""
     tree = ast.parse(inspect.getsource(harness))
-    (call,) = [node for node in nodes(tree, ast.Call) if ast.unparse(node.func).split(".")[-1] == "fit"]
+    (call,) = [node for node in nodes(tree, ast.Call) if ast.unparse(node.func).split(".")[-1] == "fit_heads"]
     held = [ast.unparse(node.slice) for node in nodes(call, ast.Subscript) if ast.unparse(node.value) in HOLDERS]
     assert sorted(set(held)) == ["'train'", "'valid'"]
     assert len(held) == sum(node.id in HOLDERS for node in nodes(call, ast.Name))
@@ -410,14 +416,14 @@ def test_nothing_of_the_test_split_is_passed_to_training() -> None:
 
 def test_training_takes_no_test_split() -> None:
     from downstreams.base import Head
-    from downstreams.train import fit
+    from downstreams.train import fit_heads
 
-    assert {"train", "valid"} < set(inspect.signature(fit).parameters)
-    for function in (fit, Head.__init__, Head.select):
+    assert {"train", "valid"} < set(inspect.signature(fit_heads).parameters)
+    for function in (fit_heads, Head.__init__, Head.select):
         assert not [name for name in inspect.signature(function).parameters if "test" in name]
 
 
 def test_a_prepared_corpus_keeps_what_its_audio_sounds_like(tones: Path, tmp_path: Path) -> None:
-    once, again = (prepare("tones", tmp_path, {"tones": str(tones)}) for _ in range(2))
+    once, again = (prepare_manifest("tones", tmp_path, {"tones": str(tones)}) for _ in range(2))
     assert again == once
     assert len({each.content for each in once.clips}) == len(once.clips) == 300

@@ -1,4 +1,4 @@
-"""A corpus is looked over once; what changed, and only that, is looked over again."""
+"""Tests that a corpus is inspected once, and that later only changed files are inspected again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmark.data.manifest import prepare
-from benchmark.engines.local import pool
+from benchmark.data.manifest import prepare_manifest
+from benchmark.engines.local import ProcessPool
 from benchmark.errors import UserError
 from benchmark.files import digest
 from benchmark.values import Manifest
@@ -40,7 +40,7 @@ class Watched:
 
 def looked_over(root: Path, home: Path) -> tuple[Manifest, list[str]]:
     engine = Watched()
-    manifest = prepare("mine", home, {"mine": str(root)}, engine)
+    manifest = prepare_manifest("mine", home, {"mine": str(root)}, engine)
     return manifest, [Path(path).name for chunk in engine.items for path in chunk]
 
 
@@ -96,8 +96,8 @@ def test_moving_a_corpus_keeps_its_digest(tmp_path: Path) -> None:
 def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmark.data.manifest.CHUNK", 3)
     root = write_corpus(tmp_path / "mine", ROWS)
-    one = prepare("mine", tmp_path / "one", {"mine": str(root)})
-    two = prepare("mine", tmp_path / "two", {"mine": str(root)}, pool(2))
+    one = prepare_manifest("mine", tmp_path / "one", {"mine": str(root)})
+    two = prepare_manifest("mine", tmp_path / "two", {"mine": str(root)}, ProcessPool(2))
     assert one == two
 
 
@@ -181,18 +181,18 @@ def test_ids_that_come_twice_and_corpora_that_do_not_exist_are_explained(tmp_pat
     with pytest.raises(UserError, match=r"corpus 'mine' has 1 ids more than once, 'train0.wav' first; make each"):
         looked_over(root, tmp_path / "home")
     with pytest.raises(UserError, match=r"--data mine=/nowhere: there is no such folder or file"):
-        prepare("mine", tmp_path / "home", {"mine": "/nowhere"})
+        prepare_manifest("mine", tmp_path / "home", {"mine": "/nowhere"})
     with pytest.raises(UserError, match=r"corpus 'fsdd' needs its folder: add --data fsdd=FOLDER"):
-        prepare("fsdd", tmp_path / "home", {})
+        prepare_manifest("fsdd", tmp_path / "home", {})
     with pytest.raises(UserError, match=r"no corpus 'fsd'; did you mean 'fsdd'\? .*--data fsd=FOLDER"):
-        prepare("fsd", tmp_path / "home", {})
+        prepare_manifest("fsd", tmp_path / "home", {})
 
 
 def test_fsdd_has_its_official_test_split_and_one_for_validation(tmp_path: Path) -> None:
     for index in (0, 4, 5, 9, 10, 49):
         for digit in "07":
             write_clip(tmp_path / "fsdd" / "recordings" / f"{digit}_theo_{index}.wav", seed=index, rate=8000)
-    manifest = prepare("fsdd", tmp_path / "home", {"fsdd": str(tmp_path / "fsdd")})
+    manifest = prepare_manifest("fsdd", tmp_path / "home", {"fsdd": str(tmp_path / "fsdd")})
     splits = {clip.id: clip.split for clip in manifest.clips}
     assert splits == {
         f"{digit}_theo_{index}": split
@@ -202,6 +202,6 @@ def test_fsdd_has_its_official_test_split_and_one_for_validation(tmp_path: Path)
     assert manifest.clips[0].labels == {"keyword": "0", "speaker": "theo"}
     write_clip(tmp_path / "fsdd" / "recordings" / "0_theo_x.wav")
     with pytest.raises(UserError, match=r"0_theo_x.wav"):
-        prepare("fsdd", tmp_path / "home", {"fsdd": str(tmp_path / "fsdd")})
+        prepare_manifest("fsdd", tmp_path / "home", {"fsdd": str(tmp_path / "fsdd")})
     with pytest.raises(UserError, match="no FSDD recordings in"):
-        prepare("fsdd", tmp_path / "home", {"fsdd": str(tmp_path)})
+        prepare_manifest("fsdd", tmp_path / "home", {"fsdd": str(tmp_path)})

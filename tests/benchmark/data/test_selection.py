@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from benchmark.data import selection
-from benchmark.data.selection import draw_trials, folds, select
+from benchmark.data.selection import draw_trials, fold_values, select_clips
 from benchmark.errors import UserError
 from benchmark.tasks import Task
-from benchmark.values import Clip, Manifest, Selection, Stretch, Trial
+from benchmark.values import Clip, Manifest, Selection, SplitTrial, Stretch
 
 
 def clip(id: str, split: str, problem: str = "", audio: str = "", **labels: str) -> Clip:
     return Clip(id, split, labels, Stretch(f"/{id}.wav", 0, 16_000, 16_000), audio or f"audio of {id}", problem)
 
 
-def manifest(clips: Iterable[Clip], trials: Iterable[Trial] = ()) -> Manifest:
+def manifest(clips: Iterable[Clip], trials: Iterable[SplitTrial] = ()) -> Manifest:
     return Manifest("mine", "digest", list(clips), list(trials))
 
 
@@ -37,10 +37,12 @@ def corpus(**counts: int) -> list[Clip]:
     ]
 
 
-def complaint(clips: Iterable[Clip], asked: Task | None = None, trials: Iterable[Trial] = (), **options: Any) -> str:
+def complaint(
+    clips: Iterable[Clip], asked: Task | None = None, trials: Iterable[SplitTrial] = (), **options: Any
+) -> str:
     options = {"judged_on": "labels"} | options
     with pytest.raises(UserError) as caught:
-        select(manifest(clips, trials), asked or task(), **options)
+        select_clips(manifest(clips, trials), asked or task(), **options)
     message = str(caught.value)
     assert "\n" not in message
     assert ". " not in message
@@ -53,7 +55,7 @@ def ids(chosen: Selection) -> dict[str, list[str]]:
 
 def test_clips_with_the_target_come_by_split_in_the_order_of_the_corpus() -> None:
     others = [clip("x", "train", text="hello"), clip("y", "unlabelled", keyword="a"), clip("z", "test", problem="bad")]
-    chosen = select(manifest(corpus() + others), task(), "labels")
+    chosen = select_clips(manifest(corpus() + others), task(), "labels")
     assert ids(chosen) == {
         split: [f"{split}{n}" for n in range(count)] for split, count in (("train", 6), ("valid", 4), ("test", 4))
     }
@@ -78,14 +80,14 @@ def test_splits_of_other_names_are_named() -> None:
 def test_a_speaker_in_two_splits_is_a_leak_unless_the_task_allows_it(pair: tuple[str, str]) -> None:
     leak = [clip("leak0", pair[0], keyword="a", speaker="eve"), clip("leak1", pair[1], keyword="a", speaker="eve")]
     assert f"1 values of 'speaker' are in both {pair[0]} and {pair[1]}, 'eve' first" in complaint(corpus() + leak)
-    allowed = select(manifest(corpus() + leak), task(disjoint=None), "labels")
+    allowed = select_clips(manifest(corpus() + leak), task(disjoint=None), "labels")
     assert sum(len(clips) for clips in allowed.clips.values()) == 16
     assert "'eve' first" not in complaint(corpus() + leak, task(disjoint="keyword2", target="x"))
 
 
 def test_another_label_may_be_what_splits_must_not_share() -> None:
     rooms = [each._replace(labels={**each.labels, "room": "hall"}) for each in corpus()]
-    select(manifest(rooms), task(), "labels")
+    select_clips(manifest(rooms), task(), "labels")
     assert "values of 'room'" in complaint(rooms, task(disjoint="room"))
 
 
@@ -101,11 +103,11 @@ def test_splits_may_be_kept_apart_by_several_labels() -> None:
     rooms = [each._replace(labels=each.labels | {"room": each.split}) for each in corpus()]
     both = task(disjoint=["speaker", "room"])
     assert both.disjoint == ("room", "speaker")
-    select(manifest(rooms), both, "labels")
+    select_clips(manifest(rooms), both, "labels")
     moved = [*rooms[:-1], rooms[-1]._replace(labels=rooms[-1].labels | {"room": "train"})]
     message = complaint(moved, both)
     assert "1 values of 'room' are in both train and test, 'train' first; split by room, or leave 'room' out" in message
-    select(manifest(moved), task(), "labels")
+    select_clips(manifest(moved), task(), "labels")
     spoken = [*rooms[:-1], rooms[-1]._replace(labels=rooms[-1].labels | {"speaker": "train0"})]
     assert "1 values of 'speaker' are in both train and test, 'train0' first" in complaint(spoken, both)
 
@@ -121,7 +123,7 @@ def test_a_label_that_no_clip_has_keeps_nothing_apart_and_is_refused() -> None:
         assert "splits must not share values of 'sesion', but no clip of corpus 'mine' has such a label" in message
         assert "it has: keyword, speaker" in message
     nameless = [each._replace(labels={"keyword": each.labels["keyword"]}) for each in corpus()]
-    select(manifest(nameless), task(), "labels")
+    select_clips(manifest(nameless), task(), "labels")
 
 
 def test_audio_is_the_same_by_its_content_whatever_its_file() -> None:
@@ -129,17 +131,20 @@ def test_audio_is_the_same_by_its_content_whatever_its_file() -> None:
     copy = heard[-1]._replace(content="what train3 sounds like")
     message = complaint([*heard[:-1], copy])
     assert "1 clips of test have the same audio as clips of train, 'test3' as 'train3' first" in message
-    select(manifest([*heard[:-1], copy._replace(content="what nobody heard")]), task(), "labels")
+    select_clips(manifest([*heard[:-1], copy._replace(content="what nobody heard")]), task(), "labels")
 
 
 def test_the_content_is_part_of_no_digest() -> None:
     heard = [each._replace(content=f"what {each.id} sounds like") for each in corpus()]
-    assert select(manifest(heard), task(), "labels").digest == select(manifest(corpus()), task(), "labels").digest
+    assert (
+        select_clips(manifest(heard), task(), "labels").digest
+        == select_clips(manifest(corpus()), task(), "labels").digest
+    )
 
 
 def test_the_same_audio_twice_in_one_split_is_no_leak() -> None:
     twin = clip("twin", "train", keyword="a", speaker="train1", audio="audio of train3")
-    assert len(select(manifest([*corpus(), twin]), task(), "labels").clips["train"]) == 7
+    assert len(select_clips(manifest([*corpus(), twin]), task(), "labels").clips["train"]) == 7
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
@@ -147,16 +152,16 @@ def test_a_label_never_seen_in_training_is_an_error_or_counted(split: str) -> No
     strange = [clip("s", split, keyword="c", speaker=f"{split}9")]
     message = complaint(corpus() + strange)
     assert f"1 {split} clips have labels never seen in training, 's' with 'c' first" in message
-    chosen = select(manifest(corpus() + strange), task(), "labels", skip_bad=True)
+    chosen = select_clips(manifest(corpus() + strange), task(), "labels", skip_bad=True)
     assert chosen.skipped == {f"{split} label unseen in training": 1}
     assert len(chosen.clips[split]) == 4
-    assert len(select(manifest(corpus() + strange), task(), "labels", closed=False).clips[split]) == 5
+    assert len(select_clips(manifest(corpus() + strange), task(), "labels", closed=False).clips[split]) == 5
 
 
 def test_of_several_labels_each_must_be_seen_and_blanks_around_them_do_not_matter() -> None:
     tags = [("train", "dog | cat"), ("train", "rain"), ("valid", "cat|rain"), ("test", "dog")]
     clips = [clip(f"{split}{n}", split, tags=text) for n, (split, text) in enumerate(tags)]
-    assert ids(select(manifest(clips), task("tags"), "labels"))["valid"] == ["valid2"]
+    assert ids(select_clips(manifest(clips), task("tags"), "labels"))["valid"] == ["valid2"]
     assert "with 'wind' first" in complaint([*clips, clip("w", "test", tags="dog|wind")], task("tags"))
 
 
@@ -169,9 +174,9 @@ def test_bad_audio_stops_the_task_or_is_counted() -> None:
     bad = [clip("bad0", "train", "is an empty file", keyword="a"), clip("bad1", "test", "is odd", keyword="a")]
     message = complaint(corpus() + bad)
     assert "corpus 'mine': /bad0.wav is an empty file (and 1 more); repair or remove" in message
-    chosen = select(manifest(corpus() + bad), task(), "labels", skip_bad=True)
+    chosen = select_clips(manifest(corpus() + bad), task(), "labels", skip_bad=True)
     assert chosen.skipped == {"bad audio": 2}
-    assert ids(chosen) == ids(select(manifest(corpus()), task(), "labels"))
+    assert ids(chosen) == ids(select_clips(manifest(corpus()), task(), "labels"))
 
 
 def sessions(count: int = 5) -> list[Clip]:
@@ -185,9 +190,9 @@ def test_folds_take_turns_as_test_split_and_together_test_every_clip_once() -> N
     clips = sessions()
     asked = task(folds="session")
     tested: Counter[str] = Counter()
-    assert folds(manifest(clips), asked) == ["s0", "s1", "s2", "s3", "s4"]
+    assert fold_values(manifest(clips), asked) == ["s0", "s1", "s2", "s3", "s4"]
     for fold, following in zip(["s0", "s1", "s2", "s3", "s4"], ["s1", "s2", "s3", "s4", "s0"], strict=True):
-        chosen = select(manifest(clips), asked, "labels", fold=fold)
+        chosen = select_clips(manifest(clips), asked, "labels", fold=fold)
         held = {split: {each.labels["session"] for each in part} for split, part in chosen.clips.items()}
         assert held == {"test": {fold}, "valid": {following}, "train": {f"s{n}" for n in range(5)} - {fold, following}}
         tested.update(ids(chosen)["test"])
@@ -196,57 +201,59 @@ def test_folds_take_turns_as_test_split_and_together_test_every_clip_once() -> N
 
 def test_folds_need_at_least_three_values() -> None:
     with pytest.raises(UserError, match="folds by 'session' need at least 3 values, the corpus has 2"):
-        folds(manifest(sessions(2)), task(folds="session"))
-    assert folds(manifest(corpus()), task()) == [None]
+        fold_values(manifest(sessions(2)), task(folds="session"))
+    assert fold_values(manifest(corpus()), task()) == [None]
 
 
 def test_a_limit_takes_labels_in_turn_and_is_the_same_whatever_the_order() -> None:
     clips = [clip(f"t{n}", "train", keyword="a" if n < 50 else "bcd"[n % 3]) for n in range(80)]
     clips += [clip(f"{split}{n}", split, keyword="abcd"[n % 4]) for split in ("valid", "test") for n in range(40)]
-    chosen = select(manifest(clips), task(), "labels", limit=12)
+    chosen = select_clips(manifest(clips), task(), "labels", limit=12)
     assert Counter(chosen.targets("train", "keyword").values()) == {"a": 3, "b": 3, "c": 3, "d": 3}
     assert {split: len(part) for split, part in chosen.clips.items()} == {"train": 12, "valid": 12, "test": 12}
-    other = select(manifest(reversed(clips)), task(), "labels", limit=12)
+    other = select_clips(manifest(reversed(clips)), task(), "labels", limit=12)
     assert {split: set(part) for split, part in ids(chosen).items()} == {
         split: set(part) for split, part in ids(other).items()
     }
-    more = select(manifest(clips), task(), "labels", limit=16)
+    more = select_clips(manifest(clips), task(), "labels", limit=16)
     assert set(ids(chosen)["test"]) < set(ids(more)["test"])
-    assert select(manifest(clips), task(), "labels", limit=1000) == select(manifest(clips), task(), "labels")
+    assert select_clips(manifest(clips), task(), "labels", limit=1000) == select_clips(
+        manifest(clips), task(), "labels"
+    )
 
 
 def test_hours_of_training_are_a_part_that_takes_labels_in_turn_and_leaves_validation_and_test_whole() -> None:
     clips = [clip(f"t{n}", "train", keyword="a" if n < 50 else "bcd"[n % 3]) for n in range(80)]
     clips += [clip(f"{split}{n}", split, keyword="abcd"[n % 4]) for split in ("valid", "test") for n in range(40)]
     seconds = clips[0].seconds
-    whole = select(manifest(clips), task(), "labels")
-    chosen = select(manifest(clips), task(train_hours=12.5 * seconds / 3600), "labels")
+    whole = select_clips(manifest(clips), task(), "labels")
+    chosen = select_clips(manifest(clips), task(train_hours=12.5 * seconds / 3600), "labels")
     assert Counter(chosen.targets("train", "keyword").values()) == {"a": 3, "b": 3, "c": 3, "d": 3}
     assert all(chosen.clips[split] == whole.clips[split] for split in ("valid", "test"))
-    other = select(manifest(reversed(clips)), task(train_hours=12.5 * seconds / 3600), "labels")
+    other = select_clips(manifest(reversed(clips)), task(train_hours=12.5 * seconds / 3600), "labels")
     assert set(ids(other)["train"]) == set(ids(chosen)["train"])
-    more = select(manifest(clips), task(train_hours=20.5 * seconds / 3600), "labels")
+    more = select_clips(manifest(clips), task(train_hours=20.5 * seconds / 3600), "labels")
     assert set(ids(chosen)["train"]) < set(ids(more)["train"])
-    assert select(manifest(clips), task(train_hours=80 * seconds / 3600), "labels").clips == whole.clips
+    assert select_clips(manifest(clips), task(train_hours=80 * seconds / 3600), "labels").clips == whole.clips
 
 
 def test_more_hours_than_there_are_and_less_than_a_clip_are_refused() -> None:
     clips = [clip(f"{split}{n}", split, keyword="ab"[n % 2]) for split in ("train", "valid", "test") for n in range(8)]
     with pytest.raises(UserError, match=r"train_hours is 10, but corpus 'mine' has .* h to train on"):
-        select(manifest(clips), task(train_hours=10), "labels")
+        select_clips(manifest(clips), task(train_hours=10), "labels")
     with pytest.raises(UserError, match="train_hours 1e-09 is less than its first clip"):
-        select(manifest(clips), task(train_hours=1e-9), "labels")
+        select_clips(manifest(clips), task(train_hours=1e-9), "labels")
 
 
 def test_a_limit_leaves_no_label_to_test_that_is_not_trained() -> None:
     trained = [clip(f"train{n}", "train", keyword=f"k{n}") for n in range(10)]
     others = [clip(f"{split}{n}", split, keyword=f"k{n}") for split in ("valid", "test") for n in range(3, 10)]
-    chosen = select(manifest(trained + others), task(), "labels", limit=5)
+    chosen = select_clips(manifest(trained + others), task(), "labels", limit=5)
     known = set(chosen.targets("train", "keyword").values())
     assert len(known) == 5
     for split in ("valid", "test"):
         assert set(chosen.targets(split, "keyword").values()) == known - {"k0", "k1", "k2"}
-    assert len(select(manifest(trained + others), task(), "labels", closed=False, limit=5).clips["test"]) == 5
+    assert len(select_clips(manifest(trained + others), task(), "labels", closed=False, limit=5).clips["test"]) == 5
     assert "--limit 3 leaves no valid clip with a label of the training clips" in complaint(trained + others, limit=3)
 
 
@@ -259,7 +266,7 @@ VOICES = [
 
 
 def test_without_a_list_every_pair_of_a_small_split_is_a_trial() -> None:
-    chosen = select(manifest(VOICES), task("verify"), "trials")
+    chosen = select_clips(manifest(VOICES), task("verify"), "trials")
     for split in ("valid", "test"):
         kinds = Counter(trial.target for trial in chosen.trials[split])
         assert kinds == {True: 3 * 6, False: 66 - 18}
@@ -291,22 +298,24 @@ def test_trials_of_a_large_split_are_drawn_without_listing_every_pair() -> None:
 
 
 LISTED = [
-    Trial(split, f"{split}x0", f"{split}{speaker}1", speaker == "x") for split in ("valid", "test") for speaker in "xy"
+    SplitTrial(split, f"{split}x0", f"{split}{speaker}1", speaker == "x")
+    for split in ("valid", "test")
+    for speaker in "xy"
 ]
 
 
 def test_a_trial_list_is_taken_as_it_is_and_only_its_clips_are_encoded() -> None:
-    chosen = select(manifest(VOICES, LISTED), task("verify"), "trials")
+    chosen = select_clips(manifest(VOICES, LISTED), task("verify"), "trials")
     assert chosen.trials == {"valid": LISTED[:2], "test": LISTED[2:]}
     assert ids(chosen)["test"] == ["testx0", "testx1", "testy1"]
     assert len(chosen.clips["train"]) == 12
 
 
 def test_trials_whose_clips_are_missing_are_an_error_or_counted() -> None:
-    lost = Trial("test", "testx0", "validx0", False)
+    lost = SplitTrial("test", "testx0", "validx0", False)
     message = complaint(VOICES, task("verify"), [*LISTED, lost], judged_on="trials")
     assert "1 test trials name clips that are not in that split, 'validx0' first" in message
-    chosen = select(manifest(VOICES, [*LISTED, lost]), task("verify"), "trials", skip_bad=True)
+    chosen = select_clips(manifest(VOICES, [*LISTED, lost]), task("verify"), "trials", skip_bad=True)
     assert chosen.skipped == {"test trials without their clips": 1}
     assert chosen.trials["test"] == LISTED[2:]
 
@@ -328,33 +337,33 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_trials_without_a_true_answer_are_an_error_or_counted(fault: str) -> None:
     wrong, told = FAULTS[fault]
-    listed = [*LISTED, *(Trial("test", *each) for each in wrong)]
+    listed = [*LISTED, *(SplitTrial("test", *each) for each in wrong)]
     message = complaint(VOICES, task("verify"), listed, judged_on="trials")
     assert message.startswith(f"task 'one': {len(wrong)} test trials {told}")
-    chosen = select(manifest(VOICES, listed), task("verify"), "trials", skip_bad=True)
+    chosen = select_clips(manifest(VOICES, listed), task("verify"), "trials", skip_bad=True)
     assert chosen.skipped == {f"test trials {fault}": len(wrong)}
     assert chosen.trials["test"] == LISTED[2:]
 
 
 def test_a_different_speaker_by_the_list_but_not_by_the_labels_is_an_error() -> None:
-    wrong = Trial("valid", "validx2", "validx3", False)
+    wrong = SplitTrial("valid", "validx2", "validx3", False)
     message = complaint(VOICES, task("verify"), [*LISTED, wrong], judged_on="trials")
     assert "1 valid trials contradict the label 'verify', 'validx2' with 'validx3' first: non-target" in message
 
 
 def test_a_trial_of_two_copies_of_one_recording_is_one_with_itself() -> None:
     copy = VOICES[-1]._replace(digest=VOICES[-2].digest)
-    listed = [*LISTED, Trial("test", VOICES[-2].id, copy.id, True)]
+    listed = [*LISTED, SplitTrial("test", VOICES[-2].id, copy.id, True)]
     message = complaint([*VOICES[:-1], copy], task("verify"), listed, judged_on="trials")
     assert f"1 test trials compare a recording with itself, {VOICES[-2].id!r} with {copy.id!r} first" in message
-    drawn = select(manifest([*VOICES[:-1], copy]), task("verify"), "trials").trials["test"]
+    drawn = select_clips(manifest([*VOICES[:-1], copy]), task("verify"), "trials").trials["test"]
     assert len(drawn) == 66 - 1
     assert {VOICES[-2].id, copy.id} not in [{trial.enroll, trial.test} for trial in drawn]
 
 
 def test_the_same_question_with_the_same_answer_may_come_twice() -> None:
-    listed = [*LISTED, LISTED[2], Trial("test", LISTED[3].test, LISTED[3].enroll, LISTED[3].target)]
-    chosen = select(manifest(VOICES, listed), task("verify"), "trials")
+    listed = [*LISTED, LISTED[2], SplitTrial("test", LISTED[3].test, LISTED[3].enroll, LISTED[3].target)]
+    chosen = select_clips(manifest(VOICES, listed), task("verify"), "trials")
     assert chosen.trials["test"] == listed[2:]
     assert chosen.skipped == {}
 
@@ -367,10 +376,10 @@ def test_trials_of_one_kind_only_are_an_error() -> None:
 
 
 def test_a_limit_keeps_trials_of_both_kinds() -> None:
-    chosen = select(manifest(VOICES), task("verify"), "trials", limit=10)
+    chosen = select_clips(manifest(VOICES), task("verify"), "trials", limit=10)
     assert Counter(trial.target for trial in chosen.trials["test"]) == {True: 5, False: 5}
     assert len(chosen.clips["train"]) == 10
-    single = select(manifest(VOICES), task("verify"), "trials", limit=1)
+    single = select_clips(manifest(VOICES), task("verify"), "trials", limit=1)
     assert Counter(trial.target for trial in single.trials["test"]) == {True: 1, False: 1}
 
 
@@ -381,8 +390,8 @@ def test_verification_never_shares_a_speaker_between_splits_even_where_disjoint_
 
 
 def test_the_digest_changes_with_labels_audio_split_and_trials_but_not_with_paths() -> None:
-    def digest(clips: list[Clip], trials: list[Trial] = LISTED) -> str:
-        return select(manifest(clips, trials), task("verify"), "trials").digest
+    def digest(clips: list[Clip], trials: list[SplitTrial] = LISTED) -> str:
+        return select_clips(manifest(clips, trials), task("verify"), "trials").digest
 
     first, *rest = VOICES
     same = digest(VOICES)
@@ -391,5 +400,5 @@ def test_the_digest_changes_with_labels_audio_split_and_trials_but_not_with_path
     assert digest([first._replace(digest="other"), *rest]) != same
     assert digest([first._replace(id="other"), *rest]) != same
     assert digest([first._replace(labels={"verify": "train-y"}), *rest]) != same
-    assert digest(VOICES, [*LISTED, Trial("test", "testx0", "testz1", False)]) != same
+    assert digest(VOICES, [*LISTED, SplitTrial("test", "testx0", "testz1", False)]) != same
     assert digest(VOICES, [*LISTED[:2], *LISTED[:1:-1]]) != same

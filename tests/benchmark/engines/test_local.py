@@ -15,9 +15,9 @@ import pytest
 
 from benchmark import environment
 from benchmark.engines import local
-from benchmark.engines.local import bar, in_process, mapped, pool, progress
+from benchmark.engines.local import ProcessPool, in_process, item_is_running, progress, progress_bar
 from benchmark.errors import UserError
-from benchmark.files import aside, remembered, remove_partial_files, write_text
+from benchmark.files import atomic_path, cached_json, remove_partial_files, write_text
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="says who its parent is by prctl")
 
@@ -50,22 +50,22 @@ def half_way(number: int) -> int:
 
 
 def whether_mapped(number: int) -> list[bool]:
-    before = mapped()
+    before = item_is_running()
     in_process(square, [1, 2], "inside")
-    return [before, mapped()]
+    return [before, item_is_running()]
 
 
-@pytest.mark.parametrize("run", [in_process, pool(2)])
+@pytest.mark.parametrize("run", [in_process, ProcessPool(2)])
 def test_within_an_item_nothing_is_shown_but_its_progress(run: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    assert not mapped()
+    assert not item_is_running()
     assert run(whether_mapped, [1, 2], "outside") == [[True, True]] * 2
-    assert not mapped()
+    assert not item_is_running()
     said = capfd.readouterr().err
     assert "outside: done" in said
     assert "inside" not in said
 
 
-@pytest.mark.parametrize("run", [in_process, pool(2)])
+@pytest.mark.parametrize("run", [in_process, ProcessPool(2)])
 def test_results_come_in_the_order_of_the_items(run: Any) -> None:
     assert run(square, iter(range(8))) == [number * number for number in range(8)]
     assert run(square, []) == []
@@ -73,12 +73,12 @@ def test_results_come_in_the_order_of_the_items(run: Any) -> None:
 
 
 def test_workers_share_the_cores() -> None:
-    found = pool(2)(where, range(4))
+    found = ProcessPool(2)(where, range(4))
     assert all(process != os.getpid() for process, _ in found)
     assert {threads for _, threads in found} == {str(max(1, environment.cores() // 2))}
 
 
-@pytest.mark.parametrize("run", [in_process, pool(2)])
+@pytest.mark.parametrize("run", [in_process, ProcessPool(2)])
 def test_a_failure_is_raised_here_as_what_it_was(run: Any) -> None:
     with pytest.raises(UserError, match="three is too many"):
         run(fail_at_three, range(6))
@@ -88,7 +88,7 @@ def test_a_failure_is_raised_here_as_what_it_was(run: Any) -> None:
 def test_a_worker_that_is_killed_is_told_of_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(UserError, match=r"a worker process was killed, .* fewer --workers"):
-        pool(2)(die_at_one, range(2))
+        ProcessPool(2)(die_at_one, range(2))
     assert time.monotonic() - began < 15
 
 
@@ -98,7 +98,7 @@ def test_progress_is_shown_with_the_time_left(
     now = iter(range(0, 1000, 11))
     monkeypatch.setattr(local.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    with bar("learn", 100.0) as show:
+    with progress_bar("learn", 100.0) as show:
         show(25.0)
         show(50.0)
     lines = capsys.readouterr().err.splitlines()
@@ -115,7 +115,7 @@ def test_the_progress_of_an_item_counts_by_its_weight(monkeypatch: pytest.Monkey
         def __exit__(self, *exception: object) -> None:
             pass
 
-    monkeypatch.setattr(local, "bar", lambda title, total: Bar())
+    monkeypatch.setattr(local, "progress_bar", lambda title, total: Bar())
     in_process(half_way, [1, 3], "x", float)
     assert shown == [0.5, 1.0, 2.5, 4.0]
     progress(1, 2)
@@ -123,7 +123,7 @@ def test_the_progress_of_an_item_counts_by_its_weight(monkeypatch: pytest.Monkey
 
 
 def interrupted(path: Path) -> None:
-    with aside(path) as partial:
+    with atomic_path(path) as partial:
         partial.write_text("half")
         assert partial.parent == path.parent
         assert not path.exists() or path.read_text() == "old"
@@ -142,7 +142,7 @@ def test_what_killed_processes_left_half_written_is_cleared_away_and_nothing_els
         (tmp_path / name).touch()
     remove_partial_files(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(names.values()) - {names["dead"]}
-    with aside(tmp_path / "b.json") as partial:
+    with atomic_path(tmp_path / "b.json") as partial:
         partial.touch()
         remove_partial_files(tmp_path)
         assert partial.exists()
@@ -164,8 +164,8 @@ def test_a_file_written_aside_is_whole_or_absent(tmp_path: Path) -> None:
         return calls
 
     for key, expected in (("a", 1), ("a", 1), ("b", 2)):
-        assert len(remembered(tmp_path / "memo.json", key, compute)) == expected
+        assert len(cached_json(tmp_path / "memo.json", key, compute)) == expected
     (tmp_path / "memo.json").write_text("[1")
-    assert len(remembered(tmp_path / "memo.json", "b", compute)) == 3
-    assert len(remembered(tmp_path / "other.json", "b", compute, lambda value: False)) == 4
+    assert len(cached_json(tmp_path / "memo.json", "b", compute)) == 3
+    assert len(cached_json(tmp_path / "other.json", "b", compute, lambda value: False)) == 4
     assert not (tmp_path / "other.json").exists()

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmark import files
 from benchmark.features import descriptions
-from benchmark.features.descriptions import cost_of, describe, files
-from benchmark.features.encoding import upstream_of
+from benchmark.features.descriptions import cost_of, describe, local_files
+from benchmark.features.encoding import load_upstream
 from benchmark.records import Results
 from benchmark.values import Card, Setup
 from tests.benchmark.encoders import write_encoder
@@ -18,12 +19,12 @@ from tests.upstreams.models import SMALL, build, save, waveform_extractor
 from tests.upstreams.toys import Toy, registered, save_toy, toy
 from upstreams import create
 from upstreams.base import Upstream, fingerprint
-from upstreams.precision import at
+from upstreams.precision import with_precision
 
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
-    upstream_of.cache_clear()
+    load_upstream.cache_clear()
     return Setup(tmp_path / "home", tmp_path / "results")
 
 
@@ -41,6 +42,24 @@ def test_a_card_is_kept_for_as_long_as_nothing_behind_it_changes(setup: Setup) -
     assert (first.hop, first.window, first.sample_rate, first.parameters) == (160, 400, 16_000, 0)
 
 
+def test_an_edit_in_any_sub_folder_of_the_package_makes_cards_stale(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed, compute = [], descriptions._describe
+    monkeypatch.setattr(files, "PACKAGES", tmp_path / "tree")
+    monkeypatch.setattr(
+        descriptions, "_describe", lambda name, precision: computed.append(name) or compute(name, precision)
+    )
+    for count, place in enumerate(("base.py", "families/codec.py", "families/deeper/codec.py", "seeds/codec.py"), 1):
+        path = tmp_path / "tree" / "upstreams" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for text, calls in (("LAYERS = 3\n", 2 * count - 1), ("LAYERS = 12\n", 2 * count)):
+            path.write_text(text)
+            for _ in range(2):
+                describe("fbank", setup)
+                assert len(computed) == calls, place
+
+
 def test_a_changed_file_of_the_users_is_a_changed_upstream(setup: Setup, tmp_path: Path) -> None:
     name = write_encoder(tmp_path / "mine.py")
     prints = []
@@ -48,7 +67,7 @@ def test_a_changed_file_of_the_users_is_a_changed_upstream(setup: Setup, tmp_pat
         path = tmp_path / "mine.py"
         write_encoder(path)
         path.write_text(path.read_text().replace("abs()", text))
-        upstream_of.cache_clear()
+        load_upstream.cache_clear()
         prints.append(describe(name, setup).fingerprint)
     assert prints[0] == prints[2] != prints[1]
     assert describe(name, setup).parameters == 16 * 400 + 16 + 16 * 16 + 16
@@ -61,16 +80,16 @@ def test_a_checkpoint_replaced_under_the_same_path_is_a_changed_upstream_with_an
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         name = save(build("hubert", **SMALL), waveform_extractor(True), tmp_path / "model")
-        upstream_of.cache_clear()
+        load_upstream.cache_clear()
         found.append(describe(name, setup))
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
     assert found[0].origin == found[1].origin
     changed = {key for key, value in found[2].origin.items() if found[0].origin[key] != value}
     assert changed == {"model.safetensors"}
     before = kept(setup)
-    upstream_of.cache_clear()
+    load_upstream.cache_clear()
     assert describe(name, setup) == found[2]
-    assert upstream_of.cache_info().misses == 0
+    assert load_upstream.cache_info().misses == 0
     assert kept(setup) == before
 
 
@@ -82,15 +101,15 @@ def test_the_checkpoint_of_a_registered_name_is_watched_and_its_card_kept(
     with registered(toy):
         for seed in (0, 0, 1):
             name = f"toy@{save_toy(tmp_path / 'a.pt', seed, dim=3 + seed)}{end}"
-            upstream_of.cache_clear()
+            load_upstream.cache_clear()
             found.append(describe(name, setup))
         assert found[0] == found[1]
         assert found[0].fingerprint != found[2].fingerprint
         assert (found[0].dim, found[2].dim) == (3, 4)
         assert set(found[2].origin) == {"a.pt"}
-        upstream_of.cache_clear()
+        load_upstream.cache_clear()
         assert describe(name, setup) == found[2]
-        assert upstream_of.cache_info().misses == 0
+        assert load_upstream.cache_info().misses == 0
 
 
 def test_shipped_weights_are_watched_and_the_cards_of_their_names_kept(
@@ -105,13 +124,13 @@ def test_shipped_weights_are_watched_and_the_cards_of_their_names_kept(
             found = []
             for seed in (0, 0, 1):
                 save_toy(tmp_path / "toy_mini.safetensors", seed, dim=3 + seed)
-                upstream_of.cache_clear()
+                load_upstream.cache_clear()
                 found.append(describe(reference, setup))
             assert found[0] == found[1]
             assert (found[0].dim, found[2].dim) == (3, 4)
-            upstream_of.cache_clear()
+            load_upstream.cache_clear()
             assert describe(reference, setup) == found[2]
-            assert upstream_of.cache_info().misses == 0
+            assert load_upstream.cache_info().misses == 0
 
 
 def test_precision_is_part_of_a_card_and_frames_are_counted_as_the_upstream_does(setup: Setup) -> None:
@@ -158,7 +177,7 @@ def test_the_files_of_a_folder_are_all_that_are_in_it(template: str, tmp_path: P
         path.touch()
     reference = template.format(tmp_path)
     wanted = [tmp_path / "folder" / "config.json", tmp_path / "folder" / "deeper" / "model.bin"]
-    assert files(reference) == files(f"{reference}@random") == wanted
+    assert local_files(reference) == local_files(f"{reference}@random") == wanted
 
 
 def test_the_files_of_a_reference_are_its_checkpoint_and_what_its_arguments_name(
@@ -168,17 +187,17 @@ def test_the_files_of_a_reference_are_its_checkpoint_and_what_its_arguments_name
     for name in ("a@b?c.pt", "a.pt", "config file.yaml", "hubert", "fbank", "main"):
         (tmp_path / name).touch()
     here = Path()
-    assert files("fairseq:a@b?c.pt") == [here / "a@b?c.pt"]
-    assert files("s3prl:tera_local@a.pt?options_config=config%20file.yaml&layers=3@random") == [
+    assert local_files("fairseq:a@b?c.pt") == [here / "a@b?c.pt"]
+    assert local_files("s3prl:tera_local@a.pt?options_config=config%20file.yaml&layers=3@random") == [
         here / "a.pt",
         here / "config file.yaml",
     ]
-    assert files(f"fairseq:{tmp_path}/a.pt@random") == [tmp_path / "a.pt"]
-    assert files("ssast@a.pt") == files("ssast@a.pt?size=main&x=hubert@random") == [here / "a.pt"]
-    assert files("s3prl:x@a.py:b") == files("ssast@a.py?b=c.py:d") == []
+    assert local_files(f"fairseq:{tmp_path}/a.pt@random") == [tmp_path / "a.pt"]
+    assert local_files("ssast@a.pt") == local_files("ssast@a.pt?size=main&x=hubert@random") == [here / "a.pt"]
+    assert local_files("s3prl:x@a.py:b") == local_files("ssast@a.py?b=c.py:d") == []
     none = ("fbank", "s3prl:hubert", "hf:owner/name@main", "mine.py:build?ckpt=a.pt", "mine@a.py:build?ckpt=a.pt")
     for reference in (*none, "hf:", "s3prl:x@absent", "ssast@absent", "ssast@", "ssast?x=main", "ssast@random"):
-        assert files(reference) == []
+        assert local_files(reference) == []
 
 
 def test_committed_spectral_records_are_of_the_upstreams_as_they_are_now() -> None:
@@ -191,7 +210,7 @@ def test_committed_spectral_records_are_of_the_upstreams_as_they_are_now() -> No
 def test_half_precision_comes_from_the_same_files() -> None:
     upstream: Upstream = create("fbank")
     upstream.origin, upstream.source = {"a": "b"}, "c"
-    assert (at("bf16", upstream).origin, at("bf16", upstream).source) == ({"a": "b"}, "c")
+    assert (with_precision("bf16", upstream).origin, with_precision("bf16", upstream).source) == ({"a": "b"}, "c")
 
 
 def test_a_card_counts_identity_without_cost_and_origin() -> None:

@@ -13,13 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.data.audio import read
-from benchmark.data.manifest import prepare
-from benchmark.engines.local import in_process, pool
-from benchmark.features import store
-from benchmark.features.datasets import AudioSet, FeatureSet, order
+from benchmark.data.audio import read_stretch
+from benchmark.data.manifest import prepare_manifest
+from benchmark.engines.local import ProcessPool, in_process
+from benchmark.features import extraction, store
+from benchmark.features.datasets import AudioSet, FeatureSet, batch_order
 from benchmark.features.descriptions import describe
-from benchmark.features.store import batches, extract, extraction, layout, missing, path_of, rows, size
+from benchmark.features.extraction import extraction_bytes, layout, length_batches, make_extraction
+from benchmark.features.store import extract_features, missing_shards, shard_path
 from benchmark.values import Card, Clip, Extraction, Setup, Stretch
 from tests.benchmark.encoders import write_encoder
 from tests.benchmark.sounds import write_clip, write_table
@@ -28,7 +29,7 @@ from upstreams import create
 
 @pytest.fixture(scope="module")
 def clips(tones: Path, home: Path) -> list[Clip]:
-    return prepare("tones", home, {"tones": str(tones)}).clips
+    return prepare_manifest("tones", home, {"tones": str(tones)}).clips
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +40,24 @@ def card(home: Path) -> Card:
 def stored(wanted: Extraction, home: Path) -> Iterator[tuple[Clip, np.ndarray]]:
     """Every clip with its rows, read from the files alone."""
     for shard in layout(wanted):
-        values = np.load(path_of(wanted, shard, home))
+        values = np.load(shard_path(wanted, shard, home))
         at = 0
-        for clip, count in zip(shard.clips, rows(wanted, shard.clips), strict=True):
+        for clip, count in zip(shard.clips, shard.counts, strict=True):
             yield clip, values[at : at + count]
             at += count
         assert at == len(values)
 
 
 def alone(upstream: Any, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
-    waveform = torch.from_numpy(read(clip.stretch, upstream.sample_rate))
+    waveform = torch.from_numpy(read_stretch(clip.stretch, upstream.sample_rate))
     return waveform[None], torch.tensor([len(waveform)])
 
 
 @pytest.mark.parametrize("name", ["fbank", "mfcc"])
 def test_stored_summaries_are_those_of_single_clips(name: str, clips: list[Clip], tmp_path: Path) -> None:
     setup = Setup(tmp_path, tmp_path)
-    wanted = extraction(describe(name, setup), "summary", clips[::7])
-    assert extract([wanted], setup) == {}
+    wanted = make_extraction(describe(name, setup), "summary", clips[::7])
+    assert extract_features([wanted], setup) == {}
     upstream = create(name)
     found = {clip.id: value for clip, value in stored(wanted, tmp_path)}
     assert sorted(found) == sorted(clip.id for clip in clips[::7])
@@ -71,8 +72,8 @@ def test_stored_frames_are_those_of_single_clips_in_half_precision(
     clips: list[Clip], card: Card, tmp_path: Path
 ) -> None:
     setup = Setup(tmp_path, tmp_path)
-    wanted = extraction(card, "frames", clips[::7])
-    assert extract([wanted], setup) == {}
+    wanted = make_extraction(card, "frames", clips[::7])
+    assert extract_features([wanted], setup) == {}
     upstream = create("fbank")
     with torch.inference_mode():
         for clip, value in stored(wanted, tmp_path):
@@ -90,13 +91,13 @@ def test_upstreams_of_other_rates_get_audio_of_theirs(rate: int, tmp_path: Path)
     rows = [{"file_name": f"{own}.wav", "split": "train", "label": "x"} for own in made_at]
     write_table(tmp_path / "mine" / "metadata.csv", rows)
     setup = Setup(tmp_path / "home", tmp_path)
-    chosen = prepare("mine", setup.home, {"mine": str(tmp_path / "mine")}).clips
+    chosen = prepare_manifest("mine", setup.home, {"mine": str(tmp_path / "mine")}).clips
     assert [clip.problem for clip in chosen] == [""] * 5
     name = write_encoder(tmp_path / "mine.py", rate=rate)
-    wanted = [extraction(describe(name, setup), view, chosen) for view in ("frames", "summary")]
-    assert extract(wanted, setup) == {}
+    wanted = [make_extraction(describe(name, setup), view, chosen) for view in ("frames", "summary")]
+    assert extract_features(wanted, setup) == {}
     found = sum(path.stat().st_size for path in (setup.home / "features").rglob("*.npy"))
-    assert found == sum(size(each) for each in wanted)
+    assert found == sum(extraction_bytes(each) for each in wanted)
     upstream = create(name)
     for clip, value in stored(wanted[0], setup.home):
         waveform, length = alone(upstream, clip)
@@ -109,14 +110,15 @@ def test_upstreams_of_other_rates_get_audio_of_theirs(rate: int, tmp_path: Path)
 def test_planned_bytes_are_those_on_disk(
     clips: list[Clip], card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SHARD_SECONDS", 20.0)
+    monkeypatch.setattr(extraction, "_layouts", {})
+    monkeypatch.setattr(extraction, "SHARD_SECONDS", 20.0)
     setup = Setup(tmp_path, tmp_path)
     for view in ("summary", "frames"):
-        wanted = extraction(card, view, clips)
+        wanted = make_extraction(card, view, clips)
         planned = store.bytes_missing(wanted, tmp_path)
-        assert planned == size(wanted) > 0
-        extract([wanted], setup)
-        shards = sorted(store.folder_of(wanted, tmp_path).glob("*.npy"))
+        assert planned == extraction_bytes(wanted) > 0
+        extract_features([wanted], setup)
+        shards = sorted(store.extraction_folder(wanted, tmp_path).glob("*.npy"))
         assert len(shards) == len(layout(wanted)) > 2
         assert sum(path.stat().st_size for path in shards) == planned
         assert store.bytes_missing(wanted, tmp_path) == 0
@@ -124,25 +126,26 @@ def test_planned_bytes_are_those_on_disk(
         lost = shards[1].stat().st_size
         shards[1].unlink()
         assert store.bytes_missing(wanted, tmp_path) == lost
-        assert [shard.number for shard in missing(wanted, tmp_path)] == [1]
+        assert [shard.number for shard in missing_shards(wanted, tmp_path)] == [1]
 
 
 def test_only_shards_that_are_missing_or_damaged_are_written_again(
     clips: list[Clip], card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SHARD_SECONDS", 10.0)
-    monkeypatch.setattr(store, "batch_seconds", lambda parameters: 10.0)
+    monkeypatch.setattr(extraction, "_layouts", {})
+    monkeypatch.setattr(extraction, "SHARD_SECONDS", 10.0)
+    monkeypatch.setattr(extraction, "batch_seconds", lambda parameters: 10.0)
     setup = Setup(tmp_path, tmp_path)
-    wanted = extraction(card, "summary", clips)
-    extract([wanted], setup)
-    shards = sorted(store.folder_of(wanted, tmp_path).glob("*.npy"))
+    wanted = make_extraction(card, "summary", clips)
+    extract_features([wanted], setup)
+    shards = sorted(store.extraction_folder(wanted, tmp_path).glob("*.npy"))
     contents = [path.read_bytes() for path in shards]
     shards[0].unlink()
     shards[0].with_name(f".{shards[0].name}.1.partial").write_bytes(b"half")
     shards[1].write_bytes(contents[1][:-1])
     shards[2].write_bytes(b"\0" * len(contents[2]))  # as a power cut may leave it
     times = [path.stat().st_mtime_ns for path in shards[3:]]
-    extract([wanted], setup)
+    extract_features([wanted], setup)
     assert len(shards) > 3
     assert [path.read_bytes() for path in shards] == contents
     assert [path.stat().st_mtime_ns for path in shards[3:]] == times
@@ -151,12 +154,13 @@ def test_only_shards_that_are_missing_or_damaged_are_written_again(
 def test_two_workers_write_the_same_bytes_as_one(
     clips: list[Clip], card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SHARD_SECONDS", 60.0)
+    monkeypatch.setattr(extraction, "_layouts", {})
+    monkeypatch.setattr(extraction, "SHARD_SECONDS", 60.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     contents = []
-    for name, engine in (("one", in_process), ("two", pool(2))):
-        wanted = [extraction(card, view, clips) for view in ("summary", "frames")]
-        assert extract(wanted, Setup(tmp_path / name, tmp_path), engine) == {}
+    for name, engine in (("one", in_process), ("two", ProcessPool(2))):
+        wanted = [make_extraction(card, view, clips) for view in ("summary", "frames")]
+        assert extract_features(wanted, Setup(tmp_path / name, tmp_path), engine) == {}
         files = sorted((tmp_path / name / "features").rglob("*.npy"))
         contents.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert len(contents[0]) > 4
@@ -164,15 +168,15 @@ def test_two_workers_write_the_same_bytes_as_one(
 
 
 def test_the_key_of_features_depends_on_content_and_not_on_names(clips: list[Clip], card: Card) -> None:
-    key = extraction(card, "summary", clips).key
+    key = make_extraction(card, "summary", clips).key
     moved = [clip._replace(stretch=clip.stretch._replace(audio="/x"), labels={}, split="") for clip in clips]
-    assert extraction(card._replace(name="other"), "summary", moved).key == key
+    assert make_extraction(card._replace(name="other"), "summary", moved).key == key
     others = [
-        extraction(card._replace(fingerprint="other"), "summary", clips),
-        extraction(card._replace(precision="bf16"), "summary", clips),
-        extraction(card, "frames", clips),
-        extraction(card, "summary", clips[1:]),
-        extraction(card, "summary", [clips[0]._replace(digest="other"), *clips[1:]]),
+        make_extraction(card._replace(fingerprint="other"), "summary", clips),
+        make_extraction(card._replace(precision="bf16"), "summary", clips),
+        make_extraction(card, "frames", clips),
+        make_extraction(card, "summary", clips[1:]),
+        make_extraction(card, "summary", [clips[0]._replace(digest="other"), *clips[1:]]),
     ]
     assert len({key, *(other.key for other in others)}) == 6
 
@@ -187,21 +191,21 @@ def made(seconds: list[float]) -> list[Clip]:
 @given(st.lists(st.floats(0.03, 70), min_size=1, max_size=60), st.sampled_from([0, 5_000_000]))
 def test_batches_are_bounded_and_hold_each_clip_once_whatever_the_order(seconds: list[float], parameters: int) -> None:
     card = Card("x", "f", "fp32", 16_000, 160, 400, 1, 4, 1, 4, parameters)
-    wanted = extraction(card, "frames", made(seconds))
+    wanted = make_extraction(card, "frames", made(seconds))
     shards = layout(wanted)
     assert Counter(clip.id for shard in shards for clip in shard.clips) == Counter(clip.id for clip in wanted.clips)
     for shard in shards:
         for batch in shard.batches:
             padded = max(clip.seconds for clip in batch) * len(batch)
-            assert len(batch) == 1 or padded <= store.batch_seconds(parameters)
-        assert len(shard.batches) == 1 or shard.seconds <= max(store.SHARD_SECONDS, sum(seconds) / 1000)
+            assert len(batch) == 1 or padded <= extraction.batch_seconds(parameters)
+        assert len(shard.batches) == 1 or shard.seconds <= max(extraction.SHARD_SECONDS, sum(seconds) / 1000)
     assert layout(wanted._replace(clips=wanted.clips[::-1])) == shards
 
 
 def test_batches_of_like_lengths_waste_little() -> None:
     dice = np.random.default_rng(0)
     clips = sorted(made(list(dice.uniform(0.5, 8, 2000))), key=lambda clip: clip.stretch.samples)
-    found = list(batches(clips, 60.0))
+    found = list(length_batches(clips, 60.0))
     padded = sum(max(clip.seconds for clip in batch) * len(batch) for batch in found)
     assert padded < 1.05 * sum(clip.seconds for clip in clips)
 
@@ -210,28 +214,28 @@ def test_batches_of_like_lengths_waste_little() -> None:
 def test_every_clip_comes_once_in_batches_of_the_size_asked_for(
     lengths: list[int], batch: int, epoch: int | None
 ) -> None:
-    found = order(np.array(lengths), batch, epoch)
+    found = batch_order(np.array(lengths), batch, epoch)
     assert sorted(np.concatenate(found).tolist()) == list(range(len(lengths)))
     assert sorted(map(len, found), reverse=True)[:-1] == [batch] * (len(found) - 1)
-    again = order(np.array(lengths), batch, epoch)
+    again = batch_order(np.array(lengths), batch, epoch)
     assert all((one == two).all() for one, two in zip(found, again, strict=True))
 
 
 def test_epochs_are_shuffled_differently_and_evaluation_is_in_order_of_length() -> None:
     lengths = np.random.default_rng(0).integers(1, 1000, 500)
-    first, second = (np.concatenate(order(lengths, 8, epoch)) for epoch in (1, 2))
+    first, second = (np.concatenate(batch_order(lengths, 8, epoch)) for epoch in (1, 2))
     assert (first == second).mean() < 0.1
-    assert {tuple(sorted(places)) for places in order(lengths, 8, 1)} != {
-        tuple(sorted(places)) for places in order(lengths, 8, 2)
+    assert {tuple(sorted(places)) for places in batch_order(lengths, 8, 1)} != {
+        tuple(sorted(places)) for places in batch_order(lengths, 8, 2)
     }
-    assert (np.diff(lengths[np.concatenate(order(lengths, 8, None))]) >= 0).all()
-    equal = np.concatenate(order(np.ones(500, int), 8, 1))
+    assert (np.diff(lengths[np.concatenate(batch_order(lengths, 8, None))]) >= 0).all()
+    equal = np.concatenate(batch_order(np.ones(500, int), 8, 1))
     assert abs(np.corrcoef(equal, np.arange(500))[0, 1]) < 0.2
 
 
 def test_shuffled_batches_hold_clips_of_like_lengths() -> None:
     lengths = np.random.default_rng(0).integers(100, 1000, 5000)
-    padded = sum(lengths[places].max() * len(places) for places in order(lengths, 16, 3))
+    padded = sum(lengths[places].max() * len(places) for places in batch_order(lengths, 16, 3))
     assert padded < 1.15 * lengths.sum()
 
 
@@ -241,8 +245,8 @@ def test_a_set_gives_each_clip_once_with_its_label_and_its_own_features(
 ) -> None:
     chosen = [clip for clip in clips if "keyword" in clip.labels and clip.split == "train"]
     upstream = create("fbank")
-    wanted = extraction(card, "summary" if kind == "audio" else kind, chosen)
-    extract([wanted], Setup(home, home))
+    wanted = make_extraction(card, "summary" if kind == "audio" else kind, chosen)
+    extract_features([wanted], Setup(home, home))
     data: Any = AudioSet(chosen, "keyword", 7, card)
     if kind != "audio":
         data = FeatureSet(wanted, chosen, "keyword", 7, home)
@@ -276,5 +280,5 @@ def test_features_that_do_not_fit_the_disk_are_refused_before_anything_is_writte
     usage = store.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(store.UserError, match=r"GB of features do not fit into the 0.00 GB free at .*another --home"):
-        extract([extraction(card, "frames", clips)], Setup(tmp_path, tmp_path))
+        extract_features([make_extraction(card, "frames", clips)], Setup(tmp_path, tmp_path))
     assert not list(tmp_path.rglob("*.npy"))

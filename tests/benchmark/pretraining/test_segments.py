@@ -1,4 +1,4 @@
-"""Which audio each step of a pre-training sees."""
+"""The segments of audio in each step of a pre-training."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from benchmark.pretraining.segments import SegmentOrder, Share, batches
 from benchmark.values import Clip, Stretch
 
 RATE = 8_000
-SAMPLES = 800  # in a row at most
-Labelled = Sequence[tuple[int, str | None, str | None]]  # clips of so many samples, a language and a speaker
+SAMPLES = 800  # most samples in a row
+Labelled = Sequence[tuple[int, str | None, str | None]]  # per clip: number of samples, language, speaker
 
 
 def clip(number: int, samples: int, rate: int = RATE, folder: Path = Path("/nowhere")) -> Clip:
     return Clip(str(number), "pool", {}, Stretch(str(folder / f"{number}.wav"), 0, samples, rate), "", "")
 
 
-def crops(
+def segment_order(
     lengths: list[int],
     batch: int = 4,
     seed: int = 0,
@@ -46,15 +46,15 @@ LENGTHS = st.lists(st.integers(200, 5000), min_size=1, max_size=9)
 
 @given(LENGTHS, st.integers(1, 12), st.integers(0, 3), st.integers(0, 40))
 def test_a_step_is_the_same_whatever_was_asked_before(lengths: list[int], batch: int, seed: int, step: int) -> None:
-    walked = crops(lengths, batch, seed)
+    walked = segment_order(lengths, batch, seed)
     before = [walked.step(number) for number in range(step + 3)]
-    asked = crops(lengths, batch, seed)
+    asked = segment_order(lengths, batch, seed)
     assert [asked.step(number) for number in reversed(range(step, step + 3))] == before[step:][::-1]
 
 
 @given(LENGTHS, st.integers(1, 12), st.integers(0, 3))
 def test_each_epoch_has_each_clip_as_often_as_stretches_go_into_it(lengths: list[int], batch: int, seed: int) -> None:
-    plan = crops(lengths, batch, seed)
+    plan = segment_order(lengths, batch, seed)
     times = {f"/nowhere/{place}.wav": max(1, round(length / SAMPLES)) for place, length in enumerate(lengths)}
     assert len(plan) == sum(times.values())
     rows = [row.stretch.audio for number in range(3 * len(plan)) for row in plan.step(number)]
@@ -64,14 +64,14 @@ def test_each_epoch_has_each_clip_as_often_as_stretches_go_into_it(lengths: list
 
 @given(LENGTHS, st.integers(0, 20))
 def test_stretches_lie_within_their_clips_and_short_clips_are_whole(lengths: list[int], step: int) -> None:
-    for _, row in crops(lengths).step(step):
+    for _, row in segment_order(lengths).step(step):
         whole = lengths[int(Path(row.audio).stem)]
         assert row.samples == min(whole, SAMPLES)
         assert 0 <= row.first <= whole - row.samples
 
 
 def test_stretches_begin_anywhere_in_a_long_clip() -> None:
-    starts = [row.stretch.first for number in range(200) for row in crops([SAMPLES + 9]).step(number)]
+    starts = [row.stretch.first for number in range(200) for row in segment_order([SAMPLES + 9]).step(number)]
     counts = Counter(starts)
     assert set(counts) == set(range(10))
     assert max(counts.values()) < 2 * min(counts.values())
@@ -79,7 +79,7 @@ def test_stretches_begin_anywhere_in_a_long_clip() -> None:
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 30))
 def test_processes_and_parts_share_a_step_without_rest(world: int, parts: int, each: int, step: int) -> None:
-    plan = crops([700, 800, 4000, 2400], batch=world * parts * each)
+    plan = segment_order([700, 800, 4000, 2400], batch=world * parts * each)
     shares = [plan.share(step, Share(rank, world, parts)) for rank in range(world)]
     assert all(len(rows) == each for own in shares for rows in own)
     assert Counter(row for own in shares for rows in own for row in rows) == Counter(plan.step(step))
@@ -87,10 +87,10 @@ def test_processes_and_parts_share_a_step_without_rest(world: int, parts: int, e
 
 def test_order_and_starts_follow_the_seed_and_differ_from_epoch_to_epoch() -> None:
     lengths = [900] * 40
-    one, same, other = (crops(lengths, 40, seed).step(0) for seed in (0, 0, 1))
+    one, same, other = (segment_order(lengths, 40, seed).step(0) for seed in (0, 0, 1))
     assert one == same
     assert one != other
-    names = [[row.stretch.audio for row in crops(lengths, 40).step(number)] for number in range(3)]
+    names = [[row.stretch.audio for row in segment_order(lengths, 40).step(number)] for number in range(3)]
     assert names[0] != names[1] != names[2]
     assert sorted(names[0]) == sorted(names[1])
 
@@ -104,12 +104,12 @@ def test_a_row_has_as_many_samples_at_any_rate_of_its_file(rate: int) -> None:
 
 
 def test_the_mean_length_of_a_row_is_that_of_an_epoch() -> None:
-    plan = crops([400, 2400], batch=4)
+    plan = segment_order([400, 2400], batch=4)
     assert plan.seconds == pytest.approx((0.05 + 3 * 0.1) / 4)
 
 
 def test_the_order_that_shipped_checkpoints_were_trained_in_stays() -> None:
-    plan = crops([500, 900, 800, 3000, 1700], batch=5, seed=3)
+    plan = segment_order([500, 900, 800, 3000, 1700], batch=5, seed=3)
     assert [(row.clip, row.stretch.first) for row in plan.step(2)] == [
         (4, 393), (3, 1583), (3, 494), (1, 27), (4, 367)
     ]  # fmt: skip
@@ -121,11 +121,11 @@ LABELLED = st.lists(st.tuples(st.integers(200, 3000), VALUES, VALUES), min_size=
 
 def labelled(clips: Labelled, batch: int = 4, seed: int = 0, **options: bool) -> SegmentOrder:
     labels = {"language": [each[1] for each in clips], "speaker": [each[2] for each in clips]}
-    return crops([each[0] for each in clips], batch, seed, labels, **options)
+    return segment_order([each[0] for each in clips], batch, seed, labels, **options)
 
 
 def groups(plan: SegmentOrder, epochs: int) -> list[list[int]]:
-    """Clips of the groups of some epochs: each leader with those that share each of its labels, as asked for."""
+    """Return the clips of each group in some epochs: the leader, then a clip that shares each of its labels."""
     stream = iter(row.clip for number in range(epochs * len(plan)) for row in plan.step(number))
     found = []
     for leader in islice(stream, epochs * len(plan)):
@@ -199,12 +199,12 @@ def test_no_label_is_another_clips(clips: Labelled, step: int, balanced: bool) -
 
 @given(LABELLED, st.integers(0, 9))
 def test_labels_change_no_row_unless_batches_are_balanced(clips: Labelled, step: int) -> None:
-    plain, unbalanced = crops([each[0] for each in clips]), labelled(clips, balanced=False)
+    plain, unbalanced = segment_order([each[0] for each in clips]), labelled(clips, balanced=False)
     assert unbalanced.step(step) == plain.step(step)
     assert (unbalanced.seconds, len(unbalanced)) == (plain.seconds, len(plain))
     share = Share(1, 2, 2)
     assert unbalanced.share(step, share) == plain.share(step, share)
-    without = crops([each[0] for each in clips], labels={"language": [None] * len(clips)})
+    without = segment_order([each[0] for each in clips], labels={"language": [None] * len(clips)})
     assert without.step(step) == plain.step(step), "without a label nobody has its like"
 
 
@@ -227,7 +227,7 @@ def test_the_mean_length_of_a_balanced_row_is_what_is_heard() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five files whose samples count up, so that each tells which one it is."""
+    """Five files with increasing samples, so that a sample identifies its file and position."""
     folder = tmp_path_factory.mktemp("crops")
     for number, length in enumerate(FILES):
         ramp = (np.arange(length) + 10_000 * number).astype(np.int16)
@@ -275,7 +275,7 @@ def test_batches_hold_the_labels_of_their_rows(folder: Path, balanced: bool) -> 
 
 
 def test_padding_is_zero_whatever_was_in_memory(folder: Path) -> None:
-    torch.use_deterministic_algorithms(True)  # fills memory that is not written to with NaN
+    torch.use_deterministic_algorithms(True)  # fills uninitialized memory with NaN
     try:
         assert not any(batch.waveforms.isnan().any() for batch in batches(found(folder), 0, 9, Share(), 2))
     finally:
@@ -286,7 +286,7 @@ def test_padding_is_zero_whatever_was_in_memory(folder: Path) -> None:
 def test_so_many_batches_are_read_ahead_as_memory_has_room_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch, memory: int, ahead: int
 ) -> None:
-    monkeypatch.setattr("benchmark.pretraining.segments.MEMORY", memory)
+    monkeypatch.setattr("benchmark.pretraining.segments.READ_AHEAD_BYTES", memory)
     plan = found(folder)
     asked: list[int] = []
     monkeypatch.setattr(
@@ -313,13 +313,13 @@ def test_nothing_is_read_on_after_the_last_batch_that_is_asked_for(folder: Path)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(None, "can no longer be read"), (b"no audio", "can no longer be read"), (b"", "can no")]
+    ("content", "message"), [(None, "can no longer be read"), (b"no audio", "can no longer be read"), (b"", "can no")]
 )
-def test_a_file_that_is_lost_on_the_way_is_named(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_a_file_that_is_lost_on_the_way_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "0.wav").write_bytes(content)
     plan = SegmentOrder([clip(0, 900, folder=tmp_path)], RATE, SAMPLES, 2, 0)
-    with pytest.raises(UserError, match=rf"{tmp_path}/0\.wav {told}"):
+    with pytest.raises(UserError, match=rf"{tmp_path}/0\.wav {message}"):
         list(batches(plan, 0, 1, Share(), 2))
 
 

@@ -1,4 +1,4 @@
-"""Which audio may be pre-trained on."""
+"""The audio that pre-training uses."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import pytest
 
 from benchmark.engines.local import in_process
 from benchmark.errors import UserError
-from benchmark.pretraining.sources import TrainingAudio, pool_of
+from benchmark.pretraining.sources import TrainingAudio, load_training_audio
 from tests.benchmark.sounds import write_clip, write_corpus, write_table
 
 
 def pool(corpus: object, home: Path, skip_bad: bool = False, only: str | None = None, **data: object) -> TrainingAudio:
-    return pool_of(str(corpus), home, {name: str(path) for name, path in data.items()}, in_process, skip_bad, only)
+    return load_training_audio(
+        str(corpus), home, {name: str(path) for name, path in data.items()}, in_process, skip_bad, only
+    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Audio at several depths and rates, in folders called after splits, beside other files."""
+    """Audio at several folder depths and sample rates, in folders named like splits, beside other files."""
     root = tmp_path_factory.mktemp("audio")
     for seed, name in enumerate(["b.wav", "a.flac", "train/x.wav", "test/deep/y.wav", "test/z.ogg", ".hidden.wav"]):
         write_clip(root / name, seed=seed, rate=16_000 if name == "b.wav" else 8_000)
@@ -37,7 +39,7 @@ def test_a_folder_gives_all_its_audio_at_any_depth_and_no_labels(folder: Path, t
 
 def test_a_folder_is_looked_over_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pool(folder, tmp_path)
-    monkeypatch.setattr("benchmark.data.manifest.inspect", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr("benchmark.data.manifest.inspect_audio", lambda path: pytest.fail(f"{path} was read again"))
     assert pool(folder, tmp_path) == first
     assert len(list((tmp_path / "manifests").iterdir())) == 1
 
@@ -103,7 +105,7 @@ def test_folders_without_audio_and_what_is_no_corpus_are_refused_in_a_sentence(t
 
 @pytest.fixture
 def spoken(tmp_path: Path) -> Path:
-    """Clips of a pool with some labels, one of another split with one more, and an empty file without a speaker."""
+    """Clips of split "pool" with some labels, one of another split with one more label, and an empty file."""
     rows = [
         {"file_name": "a.wav", "split": "pool", "speaker": "x", "language": "de"},
         {"file_name": "b.wav", "split": "pool", "speaker": "y", "language": ""},
@@ -147,6 +149,6 @@ def test_a_label_that_no_clip_of_the_pool_has_is_told_with_those_there_are(
 ) -> None:
     with pytest.raises(UserError, match=r"no clip of mine has a label 'emotion', .* it has language, speaker$"):
         pool("mine", tmp_path, only="emotion", mine=spoken)
-    told = r"which --only asks for; it has no labels at all; those in a folder's metadata\.csv"
-    with pytest.raises(UserError, match=told):
+    message = r"which --only requires; it has no labels; to use those in a folder's metadata\.csv"
+    with pytest.raises(UserError, match=message):
         pool(folder, tmp_path, only="speaker")

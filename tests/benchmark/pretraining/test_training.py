@@ -1,4 +1,4 @@
-"""`bench pretrain`: what it writes, what it refuses, and that it goes on where it stopped."""
+"""`bench pretrain`: the files it writes, the mistakes it refuses, and that it resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 
 from benchmark.engines.local import in_process
 from benchmark.errors import UserError
-from benchmark.pretraining.checkpoint_files import facts_in, state_of
-from benchmark.pretraining.model_card import CurveRow, card, thinned
-from benchmark.pretraining.processes import only_first_tells
-from benchmark.pretraining.progress import clock, time_left, training_bar
-from benchmark.pretraining.progress import told as shortly
+from benchmark.pretraining.checkpoint_files import read_header_facts, state_path
+from benchmark.pretraining.model_card import CurveRow, model_card, thinned_curve
+from benchmark.pretraining.processes import errors_reported_once
+from benchmark.pretraining.progress import format_duration, time_left, training_bar
+from benchmark.pretraining.progress import progress_text as shortly
 from benchmark.pretraining.requests import PretrainingRequest
-from benchmark.pretraining.training import recipe_of
+from benchmark.pretraining.training import adjusted_recipe
 from tests.benchmark import toy_method
 from tests.benchmark.sounds import write_clip
 from tests.conftest import Answer, Bench
@@ -35,7 +35,7 @@ from upstreams.base import UpstreamError
 from upstreams.pretraining.loop import TrainingProgress
 
 ROOT = Path(__file__).parents[3]
-SLOW = "toy?pause=0.02"  # 60 steps in 1.2 s at least
+SLOW = "toy?pause=0.02"  # 60 steps take at least 1.2 s
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Place:
-    """Where the tests of a function pre-train."""
+    """The folder in which one test pre-trains."""
 
     def __init__(self, bench: Bench, audio: Path, folder: Path) -> None:
         self.bench, self.audio, self.folder, self.out = bench, audio, folder, folder / "out.safetensors"
@@ -118,8 +118,8 @@ def test_the_card_tells_all_that_made_the_weights(place: Place) -> None:
     assert max(point["lr"] for point in curve) <= 0.005
     assert curve[-1]["terms"]["loss"] < curve[0]["terms"]["loss"]
     text = place.out.with_suffix(".md").read_text()
-    for told in ("bad.wav is an empty file", data["digest"], "| lr | 0.005 |", facts["command"], facts["use"]):
-        assert told in text
+    for message in ("bad.wav is an empty file", data["digest"], "| lr | 0.005 |", facts["command"], facts["use"]):
+        assert message in text
     table = text.split("## Loss")[1].split("## Again")[0]
     assert table.count("\n| ") == 1 + 20
     assert table.strip().splitlines()[-1].startswith("| 200 |")
@@ -141,7 +141,7 @@ def test_the_command_on_the_card_makes_the_same_weights(place: Place) -> None:
 
 def test_the_file_itself_says_what_it_is_and_holds_nothing_of_chance(place: Place) -> None:
     assert place("--steps", 3).code == 0
-    facts = facts_in(place.out)
+    facts = read_header_facts(place.out)
     assert facts is not None
     assert facts["identity"]["method"] == "toy"
     assert facts["card"]["recipe"]["steps"] == 3
@@ -152,9 +152,9 @@ def test_the_file_itself_says_what_it_is_and_holds_nothing_of_chance(place: Plac
 def test_no_steps_write_the_weights_that_training_starts_from(place: Place) -> None:
     answer = place("--steps", 0, "--seed", 5)
     assert answer.code == 0, answer.err
-    from upstreams.pretraining.methods import method
+    from upstreams.pretraining.methods import create_method
 
-    start = method("toy", "mini", 5).exported()
+    start = create_method("toy", "mini", 5).exported()
     written = load_file(place.out)
     assert written.keys() == start.keys()
     assert all(torch.equal(written[name], start[name]) for name in start)
@@ -180,19 +180,19 @@ def test_seeds_and_options_make_other_weights(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--lr", 0.02], "lr 0.01, not 0.02"),
         (["--seed", 7], "seed 0, not 7"),
         (["--half", "--steps", 3], "half false, not true and steps 2, not 3"),
     ],
 )
-def test_weights_of_another_training_are_not_overwritten(place: Place, options: list[object], told: str) -> None:
+def test_weights_of_another_training_are_not_overwritten(place: Place, options: list[object], message: str) -> None:
     assert place("--steps", 2).code == 0
     before = place.out.read_bytes()
     answer = place("--steps", 2, *options)
     assert answer.code == 2
-    assert told in answer.complaint
+    assert message in answer.complaint
     assert "delete it, or give another --out" in answer.complaint
     assert place.out.read_bytes() == before
 
@@ -201,7 +201,7 @@ def test_weights_from_other_data_are_not_overwritten(place: Place) -> None:
     assert place("--steps", 2).code == 0
     write_clip(place.folder / "more" / "a.wav")
     place.audio = place.folder / "more"
-    assert "is of other data; delete it" in place("--steps", 2).complaint
+    assert "was made with other data; delete it" in place("--steps", 2).complaint
 
 
 NAMELESS = json.dumps({"__metadata__": {"bench": "{}"}}).encode()
@@ -215,14 +215,14 @@ def test_files_of_other_origin_are_not_overwritten(place: Place, content: bytes)
     place.out.write_bytes(content)
     answer = place("--steps", 2)
     assert answer.code == 2
-    assert "is there already, and not by bench pretrain" in answer.complaint
+    assert "exists already, and bench pretrain or pseudo-label did not write it" in answer.complaint
     assert place.out.read_bytes() == content
 
 
 def test_what_is_no_model_card_is_not_overwritten(place: Place) -> None:
     notes = place.out.with_suffix(".md")
     notes.write_text("mine")
-    assert f"{notes} is there, where the model card goes" in place("--steps", 1).complaint
+    assert f"{notes} exists and is not a model card" in place("--steps", 1).complaint
     assert (place.left(), notes.read_text()) == ({"out.md"}, "mine")
 
 
@@ -230,7 +230,7 @@ def test_what_another_command_wrote_meanwhile_is_not_overwritten(place: Place, m
     assert place("--steps", 1, "--seed", 1, out=place.folder / "other.safetensors").code == 0
     written = (place.folder / "other.safetensors").read_bytes()
     monkeypatch.setattr(toy_method.Toy, "stepped", lambda method, done: place.out.write_bytes(written))
-    assert "is of seed 1, not 0; delete it" in place("--steps", 1).complaint
+    assert "was made with seed 1, not 0; delete it" in place("--steps", 1).complaint
     assert place.out.read_bytes() == written
 
 
@@ -239,7 +239,7 @@ def test_a_limit_on_the_size_of_files_is_told(place: Place, monkeypatch: pytest.
         raise OSError(errno.EFBIG, "File too large")
 
     monkeypatch.setattr("benchmark.pretraining.checkpoint_files.os.fsync", refuse)
-    assert "(File too large); mend that, then run the same command again" in place("--steps", 1).complaint
+    assert "(File too large); correct that, then run the same command again" in place("--steps", 1).complaint
 
 
 def test_hours_are_those_that_are_heard_of_clips_shorter_than_a_stretch(place: Place) -> None:
@@ -275,13 +275,13 @@ def test_long_waits_for_data_are_told_beside_the_terms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--steps", 5, "--hours", 1], "--steps and --hours both say"),
         (["--batch", 6, "--accumulate", 4], "a batch of 6 cannot be shared evenly by 1 processes in 4 parts"),
         (["--precision", "fp8"], "no precision 'fp8'"),
-        (["--lr", "nan"], "--lr nan is no positive number"),
-        (["--hours", "inf"], "--hours inf is no positive number"),
+        (["--lr", "nan"], "--lr nan is not a positive number"),
+        (["--hours", "inf"], "--hours inf is not a positive number"),
         (["--size", "huge"], "no size 'huge'"),
         (["--out", "weights.pt"], "one .safetensors file"),
         (["--out", "/proc/none/a.safetensors"], "cannot write /proc/none/a.safetensors"),
@@ -289,17 +289,19 @@ def test_long_waits_for_data_are_told_beside_the_terms() -> None:
     ],
 )
 def test_mistakes_are_told_in_a_sentence_before_anything_is_trained(
-    place: Place, options: list[object], told: str
+    place: Place, options: list[object], message: str
 ) -> None:
     answer = place(*options)
     assert answer.code == 2, answer.err
-    assert told in answer.complaint
+    assert message in answer.complaint
     assert not place.left()
 
 
-@pytest.mark.parametrize(("method", "told"), [("toi", "did you mean 'toy'"), ("toy?widht=3", "did you mean 'width'")])
-def test_misnamed_methods_and_options_are_told(place: Place, method: str, told: str) -> None:
-    assert told in place(method=method).complaint
+@pytest.mark.parametrize(
+    ("method", "message"), [("toi", "did you mean 'toy'"), ("toy?widht=3", "did you mean 'width'")]
+)
+def test_misnamed_methods_and_options_are_told(place: Place, method: str, message: str) -> None:
+    assert message in place(method=method).complaint
 
 
 def test_a_folder_in_place_of_the_output_and_one_without_room_are_told(
@@ -310,12 +312,12 @@ def test_a_folder_in_place_of_the_output_and_one_without_room_are_told(
     place.out.rmdir()
     full = shutil.disk_usage(place.folder)._replace(free=1000)
     monkeypatch.setattr("benchmark.pretraining.checkpoint_files.shutil.disk_usage", lambda path: full)
-    assert "are free there; free some space" in place().complaint
+    assert "free there; free some space" in place().complaint
     assert not place.left()
 
 
 def stop(place: Place, monkeypatch: pytest.MonkeyPatch, states: int) -> Answer:
-    """A training whose disk is full after so many states."""
+    """A training whose disk is full after a number of states."""
     written = 0
 
     def full(file: int) -> None:
@@ -338,18 +340,18 @@ def test_a_training_whose_disk_fills_up_goes_on_from_its_last_state(
     assert answer.code == 2
     assert "the disk is full" in answer.complaint
     assert place.left() - {"whole.safetensors", "whole.md", "whole.json"} == {"out.safetensors.state"}
-    assert "goes on after step 2" in place().out
+    assert "resumes after step 2" in place().out
     assert place.out.read_bytes() == whole.read_bytes()
-    assert not state_of(place.out).exists()
+    assert not state_path(place.out).exists()
 
 
 def test_a_state_of_another_training_is_refused_and_a_broken_one_is_named(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop(place, monkeypatch, 3)
-    state = state_of(place.out)
+    state = state_path(place.out)
     answer = place("--lr", 0.02)
-    assert f"{state} is of lr 0.01, not 0.02; delete it" in answer.complaint
+    assert f"{state} was made with lr 0.01, not 0.02; delete it" in answer.complaint
     content = state.read_bytes()
     for broken in (content[:-100], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
         state.write_bytes(broken)
@@ -362,24 +364,24 @@ def test_a_state_of_another_training_is_refused_and_a_broken_one_is_named(
 
 def test_a_state_that_outlived_its_weights_is_deleted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     stop(place, monkeypatch, 3)
-    content = state_of(place.out).read_bytes()
+    content = state_path(place.out).read_bytes()
     assert place().code == 0
-    state_of(place.out).write_bytes(content)
+    state_path(place.out).write_bytes(content)
     assert "nothing left to do" in place().out
-    assert not state_of(place.out).exists()
+    assert not state_path(place.out).exists()
 
 
 def test_hours_and_steps_settle_the_recipe() -> None:
     request = PretrainingRequest("toy", "", Path())
     recipe = toy_method.RECIPE
-    assert recipe_of(recipe, request) == recipe
+    assert adjusted_recipe(recipe, request) == recipe
     for steps, warmup in [(600, 5), (60, 5), (20, 2), (0, 0)]:
-        found = recipe_of(recipe, PretrainingRequest("toy", "", Path(), steps=steps))
+        found = adjusted_recipe(recipe, PretrainingRequest("toy", "", Path(), steps=steps))
         assert (found.steps, found.warmup) == (steps, warmup)
-    assert recipe_of(recipe, PretrainingRequest("toy", "", Path(), hours=1, batch=36)).steps == 1000
-    assert recipe_of(recipe, PretrainingRequest("toy", "", Path(), lr=1e-7)).final_lr == 1e-7
+    assert adjusted_recipe(recipe, PretrainingRequest("toy", "", Path(), hours=1, batch=36)).steps == 1000
+    assert adjusted_recipe(recipe, PretrainingRequest("toy", "", Path(), lr=1e-7)).final_lr == 1e-7
     with pytest.raises(UserError):
-        recipe_of(recipe, PretrainingRequest("toy", "", Path(), hours=1, steps=1))
+        adjusted_recipe(recipe, PretrainingRequest("toy", "", Path(), hours=1, steps=1))
 
 
 def started(
@@ -400,11 +402,11 @@ def changed(path: Path) -> int:
 
 
 def interrupt(place: Place, arguments: list[str], number: signal.Signals, pause: float) -> tuple[int, str]:
-    """Signal a process of its own a pause after it has kept a new state; its exit code and what it said."""
-    before = changed(state_of(place.out))
+    """Send a signal to a training process some time after it saved a new state; return its exit code and output."""
+    before = changed(state_path(place.out))
     process = started(arguments, place.folder)
     limit = time.monotonic() + 60
-    while process.poll() is None and changed(state_of(place.out)) == before and time.monotonic() < limit:
+    while process.poll() is None and changed(state_path(place.out)) == before and time.monotonic() < limit:
         time.sleep(0.002)
     time.sleep(pause)
     process.send_signal(number)
@@ -426,12 +428,12 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(place: Place) -> None:
     assert killed == [-signal.SIGKILL] * 2
     code, said = interrupt(place, arguments, signal.SIGTERM, 0.05)
     assert code == 130, said
-    assert said.splitlines()[-1] == "bench: interrupted; the same command goes on where this one stopped"
-    kept = facts_in(state_of(place.out))
+    assert said.splitlines()[-1] == "bench: interrupted; the same command resumes where this one stopped"
+    kept = read_header_facts(state_path(place.out))
     assert kept is not None
     step = kept["state"]["step"]
     answer = place(method=SLOW)
-    assert f"goes on after step {step}, from" in answer.out
+    assert f"resumes after step {step}, from" in answer.out
     assert place.out.read_bytes() == whole.read_bytes()
     assert place.left() == {f"{name}.{end}" for name in ("out", "whole") for end in ("safetensors", "md", "json")}
     facts, undisturbed = (json.loads(path.with_suffix(".json").read_text()) for path in (place.out, whole))
@@ -470,42 +472,42 @@ def test_two_processes_tell_a_mistake_once(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "cause", "told"),
+    ("rank", "cause", "reported"),
     [(0, None, True), (1, None, False), (1, MemoryError(), True)],
 )
-def test_what_all_processes_find_is_told_by_the_first(rank: int, cause: Exception | None, told: bool) -> None:
-    with pytest.raises(UpstreamError if told else SystemExit), only_first_tells(rank):
+def test_what_all_processes_find_is_told_by_the_first(rank: int, cause: Exception | None, reported: bool) -> None:
+    with pytest.raises(UpstreamError if reported else SystemExit), errors_reported_once(rank):
         raise UpstreamError("loss is not finite") from cause
 
 
 def test_the_time_left_is_told_from_the_speed_of_this_run() -> None:
     left = time_left()
-    told = [
+    texts = [
         left(TrainingProgress(step, 100, {}, 0.0, 0.0, seconds))
         for step, seconds in [(40, 9.0), (50, 19.0), (60, 25.0)]
     ]
-    assert told == ["?", "0:50", "0:32"]
-    assert [clock(seconds) for seconds in (0.4, 59.6, 3599.4, 7322)] == ["0:00", "1:00", "59:59", "2:02:02"]
+    assert texts == ["?", "0:50", "0:32"]
+    assert [format_duration(seconds) for seconds in (0.4, 59.6, 3599.4, 7322)] == ["0:00", "1:00", "59:59", "2:02:02"]
 
 
 def test_the_curve_on_a_card_averages_what_lies_between_its_rows() -> None:
     curve = [CurveRow(step, 0.1, {"loss": float(step)}) for step in range(1, 51)]
-    rows = thinned(curve, 20)
+    rows = thinned_curve(curve, 20)
     assert len(rows) == 20
     assert rows[-1].step == 50
     parts = [row.step - before for row, before in zip(rows, [0, *(row.step for row in rows)], strict=False)]
     assert sum(row.terms["loss"] * part for row, part in zip(rows, parts, strict=True)) == pytest.approx(sum(range(51)))
-    assert thinned(curve[:7], 20) == curve[:7]
-    assert thinned([], 20) == []
+    assert thinned_curve(curve[:7], 20) == curve[:7]
+    assert thinned_curve([], 20) == []
 
 
 def test_a_card_names_some_of_the_clips_that_were_left_out_and_says_how_many_there_are(place: Place) -> None:
     assert place("--steps", 1).code == 0
     facts = json.loads(place.out.with_suffix(".json").read_text())
-    assert "left out:" not in card(facts)
+    assert "left out:" not in model_card(facts)
     facts["data"]["left_out"] = [[f"{number}.wav", "is an empty file"] for number in range(23)]
-    told = card(facts)
-    assert told.count("- left out: ") == 20
-    assert "- left out: 19.wav is an empty file\n- and 3 more, which" in told
-    assert "| left out, because they could not be used | 23 |" in told
-    assert "\n\n\n" not in told
+    card = model_card(facts)
+    assert card.count("- left out: ") == 20
+    assert "- left out: 19.wav is an empty file\n- and 3 more, which" in card
+    assert "| left out, because they could not be used | 23 |" in card
+    assert "\n\n\n" not in card

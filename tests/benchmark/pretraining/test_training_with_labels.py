@@ -1,4 +1,4 @@
-"""`bench pretrain` with labels, and with the clips that have them alone."""
+"""`bench pretrain` with labels, and with only the clips that have them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmark.errors import UserError
-from benchmark.pretraining.checkpoint_files import facts_in
-from benchmark.pretraining.label_weights import parsed, told
+from benchmark.pretraining.checkpoint_files import read_header_facts
+from benchmark.pretraining.label_weights import format_label_weights, parse_label_weights
 from tests.benchmark import toy_method
 from tests.benchmark.pretraining.test_training import Place, stop
 from tests.benchmark.sounds import write_corpus, write_table
@@ -30,7 +30,7 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def row(number: int) -> dict[str, str]:
-    """Four speakers of two languages, which some clips do not tell, and noise."""
+    """Clips of four speakers and two languages, some without labels, and noise."""
     speaker = "" if number >= 12 else f"s{number % 4}"
     language = "" if number >= 10 else f"l{number % 2}"
     return {"file_name": f"{number:02d}.wav", "split": "pool", "speaker": speaker, "language": language}
@@ -42,7 +42,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Spoken(Place):
-    """Where the tests of a function pre-train on a corpus with labels."""
+    """The folder in which one test pre-trains on a corpus with labels."""
 
     def arguments(self, method: str = "toy", out: Path | None = None) -> list[str]:
         corpus = ["--corpus", "mine", "--data", f"mine={self.audio}"]
@@ -54,7 +54,7 @@ class Spoken(Place):
 
     @property
     def identity(self) -> dict[str, Any]:
-        found = facts_in(self.out)
+        found = read_header_facts(self.out)
         assert found is not None
         return dict(found["identity"])
 
@@ -66,7 +66,7 @@ def place(bench: Bench, spoken: Path, tmp_path: Path) -> Spoken:
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The method learns from labels by itself, one kind of which the corpus does not have."""
+    """The method learns from labels by default; the corpus lacks one of their kinds."""
     monkeypatch.setattr(toy_method.Toy, "metadata", {"speaker": 2.0, "mood": 1.0})
 
 
@@ -122,7 +122,7 @@ def test_a_training_with_labels_that_was_stopped_ends_in_the_same_bytes(
     whole = place.folder / "whole.safetensors"
     assert place(out=whole).code == 0
     assert "the disk is full" in stop(place, monkeypatch, 7).complaint
-    assert "goes on after step 7" in place().out
+    assert "resumes after step 7" in place().out
     assert place.out.read_bytes() == whole.read_bytes()
 
 
@@ -159,10 +159,10 @@ def test_labels_that_tell_no_clips_apart_are_told_and_no_obstacle(place: Spoken,
     place.audio = tmp_path / "mine"
     answer = place("--steps", 2, "--metadata", "corpus=1,name=1,speaker=1")
     assert answer.code == 0, answer.err
-    told = [
-        kind for kind in ("corpus", "name", "speaker") if f"labels '{kind}' of mine tell no clips apart" in answer.out
+    kinds = [
+        kind for kind in ("corpus", "name", "speaker") if f"labels '{kind}' of mine cannot be learnt from" in answer.out
     ]
-    assert told == ["corpus", "name"]
+    assert kinds == ["corpus", "name"]
 
 
 @pytest.mark.usefixtures("own")
@@ -213,7 +213,10 @@ def test_only_clips_with_a_label_are_heard(place: Spoken) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--metadata", "mood=1"], "no clip of mine has a label 'mood' of --metadata; it has language, speaker"),
+        (
+            ["--metadata", "mood=1"],
+            "no clip of mine has a label 'mood', which --metadata names; it has language, speaker",
+        ),
         (["--metadata", "speaker"], "'speaker' in --metadata is not of the form KIND=WEIGHT"),
         (["--metadata", "speaker=0"], "'speaker=0' in --metadata is not"),
         (["--metadata", "speaker=-1"], "with a positive number"),
@@ -223,15 +226,18 @@ def test_only_clips_with_a_label_are_heard(place: Spoken) -> None:
         (["--metadata", "=1"], "'=1' in --metadata"),
         (["--metadata", ""], "or give --metadata none"),
         (["--metadata", "speaker=1,speaker=2"], "names a kind of label twice"),
-        (["--metadata", "langauge=1"], "has a label 'langauge' of --metadata; did you mean 'language'? it has"),
-        (["--only", "mood"], "no clip of mine has a label 'mood', which --only asks for; it has language, speaker"),
-        (["--only", "speakers"], "which --only asks for; did you mean 'speaker'? it has language, speaker"),
+        (
+            ["--metadata", "langauge=1"],
+            "has a label 'langauge', which --metadata names; did you mean 'language'? it has",
+        ),
+        (["--only", "mood"], "no clip of mine has a label 'mood', which --only requires; it has language, speaker"),
+        (["--only", "speakers"], "which --only requires; did you mean 'speaker'? it has language, speaker"),
         (["--metadata", "speaker=1e308,language=1e308"], "weights of language and speaker are too large"),
-        (["--metadata", "speaker=1", "--strength", -1], "--strength -1 is no number of 0 or more"),
-        (["--metadata", "speaker=1", "--strength", "inf"], "--strength inf is no number of 0 or more"),
-        (["--metadata", "speaker=1", "--strength", "nan"], "--strength nan is no number of 0 or more"),
-        (["--strength", 1], "--strength is that of labels, and none are learnt from"),
-        (["--metadata", "none", "--strength", 0], "--strength is that of labels, and none are learnt from"),
+        (["--metadata", "speaker=1", "--strength", -1], "--strength -1 is not a number of 0 or more"),
+        (["--metadata", "speaker=1", "--strength", "inf"], "--strength inf is not a number of 0 or more"),
+        (["--metadata", "speaker=1", "--strength", "nan"], "--strength nan is not a number of 0 or more"),
+        (["--strength", 1], "--strength needs labels to learn from, and there are none"),
+        (["--metadata", "none", "--strength", 0], "--strength needs labels to learn from, and there are none"),
     ],
 )
 def test_mistakes_about_labels_are_told_before_anything_is_trained(
@@ -265,7 +271,7 @@ def test_weights_of_another_version_of_the_term_are_not_taken(place: Spoken, mon
     options = ["--steps", 1, "--metadata", "speaker=1"]
     assert place(*options).code == 0
     monkeypatch.setattr("upstreams.pretraining.metadata_triplet.VERSION", VERSION + 1)
-    assert "out.safetensors is of code " in place(*options).complaint
+    assert "out.safetensors was made with code " in place(*options).complaint
 
 
 def test_files_that_a_methods_options_name_are_told(place: Spoken, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,13 +305,18 @@ def test_a_method_is_given_batches_in_which_most_clips_have_their_like(
 
 @pytest.mark.parametrize("text", ["none", "a=1", "a=0.1,b=2", "a=1e-07"])
 def test_weights_are_told_as_they_are_read(text: str) -> None:
-    weights = parsed(text)
+    weights = parse_label_weights(text)
     assert weights is not None
-    assert told(dict(weights)) == text
-    assert parsed(None) is None
+    assert format_label_weights(dict(weights)) == text
+    assert parse_label_weights(None) is None
 
 
 def test_the_order_of_kinds_and_spaces_between_them_change_nothing() -> None:
-    assert parsed("b=2,a=1") == parsed("a=1,b=2") == parsed("a = 1, b = 2 ") == (("a", 1.0), ("b", 2.0))
+    assert (
+        parse_label_weights("b=2,a=1")
+        == parse_label_weights("a=1,b=2")
+        == parse_label_weights("a = 1, b = 2 ")
+        == (("a", 1.0), ("b", 2.0))
+    )
     with pytest.raises(UserError):
-        parsed("a=1,")
+        parse_label_weights("a=1,")

@@ -1,4 +1,4 @@
-"""A record is enough to do its job again: the same comes out, or it is said what is not as it was."""
+"""A job can be run again from its record: the result is identical, or the message names what has changed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,15 @@ from scipy import stats
 
 from benchmark.engines.local import in_process
 from benchmark.records import Record, Results
-from benchmark.reproduction.agreement import Found, Rerun, differences, same, verdict, within
-from benchmark.reproduction.rerun import read, rerun, setup_of
+from benchmark.reproduction.agreement import (
+    RecordedJob,
+    Rerun,
+    agreement_sentence,
+    environment_differences,
+    identical,
+    score_within_interval,
+)
+from benchmark.reproduction.rerun import read_recorded_job, recorded_setup, rerun_job
 from benchmark.run import run, threads
 from benchmark.tasks import Task
 from benchmark.values import Setup
@@ -40,12 +47,12 @@ def contents(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 def again(path: Path, setup: Setup) -> Rerun:
-    found = read(path)
-    return rerun(path, found, setup_of(found.record, setup.home, setup.data, "auto"))
+    recorded = read_recorded_job(path)
+    return rerun_job(recorded, recorded_setup(recorded.record, setup.home, setup.data, "auto"))
 
 
 def edited(path: Path, folder: Path, **fields: Any) -> Path:
-    """A copy of a record, with its outcomes and those beside it, that tells something else."""
+    """Return the path of an edited copy of a record, with its outcomes and the records beside it."""
     copy = folder / "runs" / "task" / "upstream"
     shutil.copytree(path.parent, copy)
     content = json.loads(path.read_text())
@@ -67,9 +74,11 @@ def test_every_kind_of_job_gives_the_same_bits_again(
     before = contents(finished.setup.results)
     answer = bench("rerun", path, "--data", f"tones={tones}", "--home", home)
     assert answer.code == 0, answer.err
-    then = read(path)
+    then = read_recorded_job(path)
     scores = 2 * len(then.record.test)
-    assert f"the same to the last bit: {scores} scores, the epoch and {len(then.outcomes or [])} outcomes" in answer.out
+    assert (
+        f"identical to the last bit: {scores} scores, the epoch and {len(then.outcomes or [])} outcomes" in answer.out
+    )
     assert "differ" not in answer.out
     assert contents(finished.setup.results) == before
 
@@ -79,11 +88,11 @@ def test_features_made_anew_and_other_threads_than_the_callers_give_the_same_bit
 ) -> None:
     path = paths(finished.setup.results, "words")[0]
     with threads(3):
-        repeat = again(path, replace(finished.setup, home=tmp_path))
+        result = again(path, replace(finished.setup, home=tmp_path))
         assert torch.get_num_threads() == 3
-    assert same(repeat)
-    assert repeat.now.record.threads == repeat.then.record.threads
-    assert repeat.now.record.threads["heads"] == 1
+    assert identical(result)
+    assert result.now.record.threads == result.then.record.threads
+    assert result.now.record.threads["heads"] == 1
     assert list(tmp_path.glob("features/*/*.npy"))
 
 
@@ -98,9 +107,9 @@ def test_a_batched_job_is_trained_beside_those_it_was_trained_with(
     assert beside[1e-2, 0] == [(1e-2, 0, None)]
     assert beside[1e-2, 1] == beside[1e-1, 0] == [(1e-2, 1, None), (1e-1, 0, None), (1e-1, 1, None)]
     for path in paths(setup.results):
-        repeat = again(path, setup)
-        assert same(repeat)
-        assert repeat.now.record.beside == repeat.then.record.beside
+        result = again(path, setup)
+        assert identical(result)
+        assert result.now.record.beside == result.then.record.beside
 
 
 def test_an_older_record_that_does_not_name_its_company_is_trained_beside_those_written_with_it(
@@ -109,11 +118,11 @@ def test_an_older_record_that_does_not_name_its_company_is_trained_beside_those_
     path = paths(finished.setup.results, "words")[1]
     older = {"beside": [], "threads": {}, "machine": {}, "commit": "", "contents": {}, "clustered_by": None}
     copy = edited(path, tmp_path, **older)
-    repeat = again(copy, finished.setup)
-    assert repeat.now.record.beside == read(path).record.beside
-    assert len(repeat.now.record.beside) == 4
-    assert same(repeat)
-    assert differences(repeat) == ["commit, machine, threads not recorded then"]
+    result = again(copy, finished.setup)
+    assert result.now.record.beside == read_recorded_job(path).record.beside
+    assert len(result.now.record.beside) == 4
+    assert identical(result)
+    assert environment_differences(result) == ["commit, machine, threads not recorded then"]
 
 
 @pytest.mark.parametrize("fields", [{"folds": "session"}, {"features": "live"}, {"features": "frames"}])
@@ -125,25 +134,25 @@ def test_folds_and_features_are_as_they_were(
     made = ran(task, "fbank", setup)
     assert len(made) == (4 if "folds" in fields else 1)
     assert all(each.limit == 12 for each in made)
-    repeat = again(Results(setup.results).path("words", "fbank", made[-1].id), setup)
-    assert same(repeat)
-    now = repeat.now.record
+    result = again(Results(setup.results).path("words", "fbank", made[-1].id), setup)
+    assert identical(result)
+    now = result.now.record
     assert (now.fold, now.features, now.limit) == (made[-1].fold, made[-1].features, 12)
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("has_field", [True, False])
 def test_what_was_left_out_is_left_out_again_also_where_an_older_record_does_not_say_that_it_was_asked_for(
-    told: bool, tasks: dict[str, Task], finished: Finished, tmp_path: Path
+    has_field: bool, tasks: dict[str, Task], finished: Finished, tmp_path: Path
 ) -> None:
     rows = labelled({"train": ["a", "b"] * 3, "valid": ["a", "b", "a", "b"], "test": ["a", "b", "c", "a"]})
     root = write_corpus(tmp_path / "bad", rows)
     setup = replace(finished.setup, results=tmp_path / "results", data=(("bad", str(root)),), skip_bad=True)
     ran(tasks["words"].model_copy(update={"corpus": "bad", "epochs": 2}), "fbank", setup)
     path = paths(setup.results)[0]
-    assert read(path).record.skip_bad
-    repeat = again(path if told else edited(path, tmp_path / "copy", skip_bad=False), setup)
-    assert same(repeat)
-    assert repeat.now.record.skipped == {"test label unseen in training": 1}
+    assert read_recorded_job(path).record.skip_bad
+    result = again(path if has_field else edited(path, tmp_path / "copy", skip_bad=False), setup)
+    assert identical(result)
+    assert result.now.record.skipped == {"test label unseen in training": 1}
 
 
 def test_a_probe_of_a_layer_and_a_tuned_upstream_are_done_again(
@@ -156,14 +165,14 @@ def test_a_probe_of_a_layer_and_a_tuned_upstream_are_done_again(
     ran(short.model_copy(update={"features": "finetune", "name": "tuned", "seeds": (0,)}), name, setup)
     layers = {}
     for path in paths(setup.results):
-        repeat = again(path, setup)
-        assert same(repeat), verdict(repeat)
-        layers[repeat.now.record.id] = repeat.now.record.layer
+        result = again(path, setup)
+        assert identical(result), agreement_sentence(result)
+        layers[result.now.record.id] = result.now.record.layer
     assert sorted(layers.values(), key=str) == [0, 0, 1, 1, None, None, None]
 
 
 def changed_corpus(change: str, folder: Path) -> Path:
-    """The corpus of tones with one thing changed."""
+    """Return a copy of the corpus of tones with one change."""
     root = write_tones(folder)
     if change == "audio":
         path = root / "audio" / "s00_keyword_0.wav"
@@ -196,8 +205,8 @@ def test_changed_data_is_refused_by_name(
         " --data tones=PATH"
     )
     older = edited(path, tmp_path / "copy", contents={})
-    told = bench("rerun", older, "--data", f"tones={root}", "--home", home).complaint
-    assert "the audio, labels or trials of corpus 'tones' are not" in told
+    message = bench("rerun", older, "--data", f"tones={root}", "--home", home).complaint
+    assert "the audio, labels or trials of corpus 'tones' are not" in message
 
 
 def test_a_changed_upstream_is_refused_by_name(
@@ -220,7 +229,7 @@ def test_a_changed_upstream_is_refused_by_name(
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"protocol": 0}, "the record is of protocol 0, this version runs protocol 1"),
+        ({"protocol": 0}, "the record is of protocol 0, but this version runs protocol 1"),
         ({"seed": 7, "beside": []}, "does not follow from what its record holds"),
         ({"fold": "monday"}, "corpus 'tones' has no fold 'monday' any more"),
     ],
@@ -248,7 +257,7 @@ def test_a_task_that_is_not_as_it_was_is_refused_by_name(
     path = paths(finished.setup.results, "words")[0]
     task = json.loads(path.read_text())["task"] | settings
     if "train_hours" in settings:
-        del task["train_hours"], task["clip"]  # as if this version had a key more than that of the record
+        del task["train_hours"], task["clip"]  # as if this version had more keys than that of the record
     copy = edited(path, tmp_path, task=task)
     with pytest.raises(Exception, match=complaint):
         again(copy, finished.setup)
@@ -258,7 +267,7 @@ def test_another_score_and_another_environment_are_both_told(
     finished: Finished, bench: Bench, tones: Path, home: Path, tmp_path: Path
 ) -> None:
     path = paths(finished.setup.results, "words")[-1]
-    then = read(path).record
+    then = read_recorded_job(path).record
     faked = {
         "test": then.test | {"accuracy": 1.0},
         "versions": then.versions | {"torch": "0.4.1", "jax": "1"},
@@ -268,8 +277,8 @@ def test_another_score_and_another_environment_are_both_told(
     }
     answer = bench("rerun", edited(path, tmp_path, **faked), "--data", f"tones={tones}", "--home", home)
     assert answer.code == 1
-    told, environment = answer.out.splitlines()[-2:]
-    assert told == f"test accuracy is {then.test['accuracy']:.6g}, outside the interval of the recorded 1"
+    message, environment = answer.out.splitlines()[-2:]
+    assert message == f"test accuracy is {then.test['accuracy']:.6g}, outside the interval of the recorded 1"
     (row,) = [line for line in answer.out.splitlines() if "differs" in line]
     assert row.replace("│", " ").split()[:3] == ["test", "accuracy", "1"]
     assert "device abacus, 2 cores then, " in environment
@@ -284,7 +293,7 @@ def test_a_score_that_differs_within_its_interval_is_no_failure(
     finished: Finished, bench: Bench, tones: Path, home: Path, tmp_path: Path
 ) -> None:
     path = paths(finished.setup.results, "words")[-1]
-    then = read(path).record
+    then = read_recorded_job(path).record
     score = then.test["accuracy"]
     assert score is not None
     near = edited(path, tmp_path, test=then.test | {"accuracy": math.nextafter(score, 0)})
@@ -292,31 +301,31 @@ def test_a_score_that_differs_within_its_interval_is_no_failure(
     assert answer.code == 0
     assert "within the interval of the recorded" in answer.out
     assert repr(math.nextafter(score, 0)) in answer.out, "the two can be told apart"
-    assert "of the environment: " in answer.out
+    assert "differences in the environment: " in answer.out
 
 
 def test_outcomes_tell_what_scores_do_not(finished: Finished) -> None:
     path = paths(finished.setup.results, "same")[0]
-    found = read(path)
-    assert found.outcomes is not None
-    moved = [dict(row) for row in found.outcomes]
+    recorded = read_recorded_job(path)
+    assert recorded.outcomes is not None
+    moved = [dict(row) for row in recorded.outcomes]
     moved[3]["score"] = repr(math.nextafter(float(moved[3]["score"]), 0))
-    repeat = Rerun(Found(found.record, moved), found)
-    assert not same(repeat)
-    assert verdict(repeat).endswith(f"; 1 of {len(moved)} outcomes differ")
-    assert verdict(repeat).startswith("the same score, test eer ")
-    bare = [{name: value for name, value in row.items() if "cluster" not in name} for row in found.outcomes]
-    assert same(Rerun(Found(found.record, bare), found)), "older outcomes do not tell clusters"
-    assert same(Rerun(found._replace(outcomes=None), found))
-    assert "its outcomes are lost" in verdict(Rerun(found._replace(outcomes=None), found))
+    result = Rerun(RecordedJob(recorded.record, moved), recorded)
+    assert not identical(result)
+    assert agreement_sentence(result).endswith(f"; 1 of {len(moved)} outcomes differ")
+    assert agreement_sentence(result).startswith("the same score, test eer ")
+    bare = [{name: value for name, value in row.items() if "cluster" not in name} for row in recorded.outcomes]
+    assert identical(Rerun(RecordedJob(recorded.record, bare), recorded)), "older outcomes have no clusters"
+    assert identical(Rerun(recorded._replace(outcomes=None), recorded))
+    assert "its outcomes are lost" in agreement_sentence(Rerun(recorded._replace(outcomes=None), recorded))
 
 
 def test_the_interval_is_that_of_the_recorded_score() -> None:
     rows = [{"id": f"c{n}", "cluster": f"clip {n}", "correct": str(n % 4 > 0)} for n in range(400)]
     then = record(test=75.0)
-    ends = [end for end in np.arange(60, 90, 0.1) if within(then, rows, record(test=float(end)))]
+    ends = [end for end in np.arange(60, 90, 0.1) if score_within_interval(then, rows, record(test=float(end)))]
     wilson = stats.binomtest(300, 400).proportion_ci(method="wilson")
     assert (min(ends), max(ends)) == pytest.approx((100 * wilson.low, 100 * wilson.high), abs=0.15)
-    assert not within(then, rows, record(test=None))
-    assert not within(then, None, record(test=75.0))
-    assert not within(record(test=74.0), rows, record(test=75.0)), "its outcomes say otherwise"
+    assert not score_within_interval(then, rows, record(test=None))
+    assert not score_within_interval(then, None, record(test=75.0))
+    assert not score_within_interval(record(test=74.0), rows, record(test=75.0)), "its outcomes say otherwise"

@@ -8,21 +8,23 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmark.comparison.pairs import compare
+from benchmark.comparison.pairs import compare_upstreams
 from benchmark.records import Record
-from benchmark.statistics.intervals import difference, estimate, holm, interval, mcnemar
-from benchmark.statistics.resampling import Folds, Sample, Shares, Tags, Trials
+from benchmark.statistics.intervals import holm, mcnemar, mean_interval, paired_difference, score_distribution
+from benchmark.statistics.resampling import FoldMeans, MeanPrecisions, Ratios, RunScores, TrialErrors
 from tests.benchmark import worlds
 from tests.benchmark.made import record
 
-Make = Callable[[np.random.Generator], Sample]
+Make = Callable[[np.random.Generator], RunScores]
 
 
 def coverage(make: Make, truth: float, worlds_: int, draws: int = 200, runs: int = 1, bounded: bool = True) -> float:
     """Of how many test sets the interval holds the truth."""
     held = 0
     for number in range(worlds_):
-        found = interval(estimate(make(np.random.default_rng([number, 7])), draws, number), list(range(runs)), bounded)
+        found = mean_interval(
+            score_distribution(make(np.random.default_rng([number, 7])), draws, number), list(range(runs)), bounded
+        )
         held += found.low <= truth <= found.high
     return held / worlds_
 
@@ -72,10 +74,10 @@ def test_accuracy_of_one_seed_is_too_sure_where_seeds_differ() -> None:
     assert coverage(partial(worlds.answers, by_seed=0.3), worlds.share(by_seed=0.3), 1000) < 0.9
 
 
-def folded(rng: np.random.Generator) -> Folds:
+def folded(rng: np.random.Generator) -> FoldMeans:
     """Five sessions of two speakers, as IEMOCAP has."""
     parts = [worlds.answers(rng, speakers=2, clips=60, by_speaker=0.4) for _ in range(5)]
-    return Folds(parts, [np.array([2 * fold, 2 * fold + 1]) for fold in range(5)], 10)
+    return FoldMeans(parts, [np.array([2 * fold, 2 * fold + 1]) for fold in range(5)], 10)
 
 
 def test_accuracy_over_folds() -> None:
@@ -112,7 +114,7 @@ def test_minimal_detection_cost() -> None:
     assert WITHIN[0] <= coverage(make, truth, 200, 120) <= WITHIN[1]
 
 
-def trial_bootstrap(sample: Trials, rng: np.random.Generator, draws: int = 30) -> float:
+def trial_bootstrap(sample: TrialErrors, rng: np.random.Generator, draws: int = 30) -> float:
     """Standard deviation as if trials did not depend on each other."""
     places = np.arange(len(sample.truth))
     alone = sample._replace(enroll=places, test=places, size=len(places))
@@ -134,25 +136,27 @@ def test_drawing_trials_alone_would_miss_the_equal_error_rate_most_of_the_time()
 
 
 def alarms(
-    make: Callable[[np.random.Generator], tuple[Sample, list[list[int]]]], times: int, draws: int = 200
+    make: Callable[[np.random.Generator], tuple[RunScores, list[list[int]]]], times: int, draws: int = 200
 ) -> float:
     """How often two systems with the same truth are said to differ."""
     said = 0
     for number in range(times):
         sample, columns = make(np.random.default_rng([number, 11]))
-        said += difference(estimate(sample, draws, number), *columns).p < 0.05
+        said += paired_difference(score_distribution(sample, draws, number), *columns).p < 0.05
     return said / times
 
 
 def equally_good(
     rng: np.random.Generator, seeds: int, by_seed: float = 0.0, **world: float
-) -> tuple[Sample, list[list[int]]]:
+) -> tuple[RunScores, list[list[int]]]:
     """Two systems whose runs are all drawn alike, tested on the same clips."""
     sample = worlds.answers(rng, seeds=2 * seeds, by_seed=by_seed, **world)  # type: ignore[arg-type]
     return sample, [list(range(seeds)), list(range(seeds, 2 * seeds))]
 
 
-def same_twice(rng: np.random.Generator, make: Callable[..., Trials | Tags]) -> tuple[Sample, list[list[int]]]:
+def same_twice(
+    rng: np.random.Generator, make: Callable[..., TrialErrors | MeanPrecisions]
+) -> tuple[RunScores, list[list[int]]]:
     """Two systems with noise of their own about the same scores."""
     sample = make(rng)
     scores = np.stack([sample.scores[0] + 0.7 * rng.normal(size=sample.scores[0].shape) for _ in range(2)])
@@ -174,7 +178,7 @@ def test_two_equally_good_checkpoints_are_told_apart_in_five_of_a_hundred_at_mos
 
 @pytest.mark.parametrize(("seeds", "most"), [(3, 0.08), (5, 0.055)])
 def test_a_checkpoint_with_one_seed_is_seldom_told_from_an_equal_one_with_several(seeds: int, most: float) -> None:
-    def make(rng: np.random.Generator) -> tuple[Sample, list[list[int]]]:
+    def make(rng: np.random.Generator) -> tuple[RunScores, list[list[int]]]:
         sample = worlds.answers(rng, seeds=seeds + 1, by_seed=0.2)
         return sample, [list(range(seeds)), [seeds]]
 
@@ -186,8 +190,8 @@ def test_few_speakers_are_enough_to_see_a_large_difference() -> None:
     for number in range(300):
         rng = np.random.default_rng([number, 15])
         first, second = worlds.answers(rng, speakers=6, level=2.5), worlds.answers(rng, speakers=6, level=0.0)
-        sample = Shares(np.concatenate([first.marks, second.marks]), first.sizes)
-        said += difference(estimate(sample), [0], [1]).p < 0.05
+        sample = Ratios(np.concatenate([first.marks, second.marks]), first.sizes)
+        said += paired_difference(score_distribution(sample), [0], [1]).p < 0.05
     assert said / 300 > 0.7
 
 
@@ -201,10 +205,10 @@ def test_exact_mcnemar_alarms_in_five_of_a_hundred_at_most() -> None:
 
 
 def test_two_equally_good_recognisers_and_verifiers_are_seldom_told_apart() -> None:
-    def words(rng: np.random.Generator) -> tuple[Sample, list[list[int]]]:
+    def words(rng: np.random.Generator) -> tuple[RunScores, list[list[int]]]:
         sizes = rng.integers(30, 80, 40).astype(float)
         rates = rng.gamma(4, 0.05, 40)
-        return Shares(rng.poisson(sizes * rates, (2, 40)).astype(float), sizes), [[0], [1]]
+        return Ratios(rng.poisson(sizes * rates, (2, 40)).astype(float), sizes), [[0], [1]]
 
     assert alarms(words, 2000) <= 0.06
     assert alarms(partial(same_twice, make=partial(worlds.trials, targets=20, others=800)), 300, 150) <= 0.06
@@ -217,7 +221,7 @@ def test_over_ten_tasks_holms_method_keeps_the_alarms_of_all_together_below_five
         chances = []
         for task in range(10):
             sample, columns = equally_good(np.random.default_rng([number, task, 12]), 1)
-            chances.append(difference(estimate(sample), *columns).p)
+            chances.append(paired_difference(score_distribution(sample), *columns).p)
         families += min(holm(chances)) < 0.05
     assert families / 400 <= 0.06
 
@@ -229,8 +233,8 @@ def test_a_difference_that_is_there_is_found_the_surer_the_larger_it_is() -> Non
             rng = np.random.default_rng([number, 13])
             hard = rng.normal(0, 0.8, (50, 1)) + rng.normal(0, 1, (50, 12))
             right = np.array([1.2 + gain, 1.2])[:, None, None] + hard + rng.normal(0, 1, (2, 50, 12)) > 0
-            sample = Shares(right.sum(-1).astype(float), np.full(50, 12.0))
-            said += difference(estimate(sample), [0], [1]).p < 0.05
+            sample = Ratios(right.sum(-1).astype(float), np.full(50, 12.0))
+            said += paired_difference(score_distribution(sample), [0], [1]).p < 0.05
         return said / 300
 
     small, middle, large = (power(gain) for gain in (0.0, 0.2, 0.45))
@@ -244,7 +248,7 @@ def test_whole_comparisons_of_equally_good_checkpoints_seldom_conclude_anything(
     said = 0
     for number in range(150):
         records, rows = equal_checkpoints(np.random.default_rng([number, 14]))
-        (pair,) = compare(records, lambda each, rows=rows: rows[each.id])  # type: ignore[misc]
+        (pair,) = compare_upstreams(records, lambda each, rows=rows: rows[each.id])  # type: ignore[misc]
         said += any(each.verdict != "not resolved" for each in pair.tasks)
     assert said / 150 <= 0.06
 

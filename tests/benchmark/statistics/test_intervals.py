@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmark.statistics.intervals import (
-    Estimates,
-    chance,
-    difference,
-    estimate,
+    ScoreDistribution,
+    bootstrap,
     holm,
-    interval,
     mcnemar,
-    quantile,
-    resampled,
+    mean_interval,
+    p_value,
+    paired_difference,
+    score_distribution,
+    t_quantile,
 )
-from benchmark.statistics.resampling import Sample, Shares, Trials
+from benchmark.statistics.resampling import Ratios, RunScores, TrialErrors
 from downstreams import metrics
 from tests.benchmark import worlds
 from tests.benchmark.statistics.test_resampling import drawn_trials, label_metric, repeated, trial_metric
 
 
-def naive_error(sample: Sample, score: Callable[[np.ndarray], float], draws: int = 400) -> float:
+def naive_error(sample: RunScores, score: Callable[[np.ndarray], float], draws: int = 400) -> float:
     """Standard deviation of scores of clips that are drawn cluster by cluster, one draw after the other."""
     rng, found = np.random.default_rng(1), []
     for _ in range(draws):
@@ -40,13 +40,13 @@ def naive_error(sample: Sample, score: Callable[[np.ndarray], float], draws: int
 
 def test_the_closed_form_of_shares_agrees_with_the_bootstrap() -> None:
     sample = worlds.answers(np.random.default_rng(0), speakers=60, seeds=3)
-    drawn = resampled(sample.resampler(), sample.size, 20_000)
-    assert np.cov(drawn, rowvar=False) * 60 / 59 == pytest.approx(estimate(sample).covariance, rel=0.05)
+    drawn = bootstrap(sample.resampler(), sample.size, 20_000)
+    assert np.cov(drawn, rowvar=False) * 60 / 59 == pytest.approx(score_distribution(sample).covariance, rel=0.05)
 
 
 def test_an_accuracy_of_single_clips_has_wilsons_interval() -> None:
     right = np.arange(400) < 372
-    found = interval(estimate(Shares(right[None].astype(float), np.ones(400))), [0])
+    found = mean_interval(score_distribution(Ratios(right[None].astype(float), np.ones(400))), [0])
     wilson = stats.binomtest(372, 400).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((wilson.low, wilson.high), abs=3e-4)
 
@@ -64,19 +64,23 @@ def test_a_word_error_rate_agrees_with_naive_resampling_of_texts() -> None:
     sums = [
         np.bincount(owners, np.array([getattr(each, part) for each in edits], float)) for part in ("edits", "length")
     ]
-    sample = Shares(sums[0][None], sums[1])
+    sample = Ratios(sums[0][None], sums[1])
     naive = naive_error(
         sample, lambda weight: metrics.error_rate([edits[clip] for clip in repeated(owners, weight)]), 2000
     )
     assert sample.values()[0] == pytest.approx(metrics.error_rate(edits))
-    assert interval(estimate(sample), [0], bounded=False).clips == pytest.approx(naive * math.sqrt(25 / 24), rel=0.06)
+    assert mean_interval(score_distribution(sample), [0], bounded=False).clips == pytest.approx(
+        naive * math.sqrt(25 / 24), rel=0.06
+    )
 
 
 @pytest.mark.parametrize("average", ["macro_f1", "uar"])
 def test_f1_and_recall_agree_with_naive_resampling(average: str) -> None:
     sample = worlds.labels(np.random.default_rng(2), average, speakers=30)  # type: ignore[arg-type]
     naive = naive_error(sample, lambda weight: label_metric(sample, 0, repeated(sample.places, weight)), 800)
-    assert interval(estimate(sample, 2000), [0]).clips == pytest.approx(naive * math.sqrt(30 / 29), rel=0.08)
+    assert mean_interval(score_distribution(sample, 2000), [0]).clips == pytest.approx(
+        naive * math.sqrt(30 / 29), rel=0.08
+    )
 
 
 def test_mean_average_precision_agrees_with_naive_resampling() -> None:
@@ -86,7 +90,7 @@ def test_mean_average_precision_agrees_with_naive_resampling() -> None:
         clips = repeated(sample.places, weight)
         return metrics.mean_average_precision(sample.scores[0, clips], sample.truth[clips]).value
 
-    found = estimate(sample, 2000)
+    found = score_distribution(sample, 2000)
     error = math.sqrt(found.covariance[0, 0] - found.bias[0] ** 2)
     assert error == pytest.approx(naive_error(sample, score), rel=0.09)
 
@@ -95,7 +99,7 @@ def test_mean_average_precision_agrees_with_naive_resampling() -> None:
 def test_error_rates_of_trials_agree_with_naive_resampling_of_speakers(rate: str) -> None:
     sample = worlds.trials(np.random.default_rng(3), rate, speakers=30)  # type: ignore[arg-type]
     naive = naive_error(sample, lambda weight: trial_metric(sample, 0, drawn_trials(sample, weight)))
-    found = estimate(sample, 2000)
+    found = score_distribution(sample, 2000)
     assert math.sqrt(found.covariance[0, 0] - found.bias[0] ** 2) == pytest.approx(naive * math.sqrt(30 / 29), rel=0.09)
 
 
@@ -103,9 +107,9 @@ def test_an_eer_is_as_unsure_as_new_speakers_make_it_and_trials_alone_would_be_f
     """40 speakers and 37 720 trials, as in VoxCeleb1's original list."""
     many = {"targets": 471, "others": 18_880, "by_speaker": 0.5, "by_pair": 0.2}
     sample = worlds.trials(np.random.default_rng(0), **many)  # type: ignore[arg-type]
-    new = [worlds.trials(np.random.default_rng([1, n]), **many).values()[0] for n in range(150)]  # type: ignore[arg-type]
+    new = [worlds.trials(np.random.default_rng([1, n]), **many).values()[0] for n in range(150)]
     truth = float(np.std(new, ddof=1))
-    ours = interval(estimate(sample, 1000), [0]).clips
+    ours = mean_interval(score_distribution(sample, 1000), [0]).clips
     rng, count = np.random.default_rng(2), len(sample.truth)
     naive = np.std([trial_metric(sample, 0, rng.integers(0, count, count)) for _ in range(100)], ddof=1)
     assert ours == pytest.approx(truth, rel=0.25)
@@ -118,8 +122,8 @@ def test_the_luck_of_pairs_is_counted_once_where_nothing_else_differs() -> None:
     errors, naive = [], []
     for seed in range(12):
         sample = worlds.trials(np.random.default_rng(seed), targets=45, others=780, by_speaker=0, by_pair=0)
-        found = estimate(sample, 600)
-        errors.append(interval(found, [0]).clips)
+        found = score_distribution(sample, 600)
+        errors.append(mean_interval(found, [0]).clips)
         naive.append(math.sqrt(found.covariance[0, 0]))
     rate = stats.norm.cdf(-1.0)  # two normals two apart, cut in the middle; both slopes are equal there
     truth = 0.5 * math.sqrt(rate * (1 - rate) * (1 / 1800 + 1 / 780))
@@ -134,33 +138,35 @@ def test_the_variance_of_a_difference_is_never_negative(seed: int) -> None:
     both = sample._replace(
         scores=np.concatenate([sample.scores, sample.scores + 0.01 * rng.normal(size=sample.scores.shape)])
     )
-    found = estimate(both, 50)
+    found = score_distribution(both, 50)
     if np.isfinite(found.covariance).all():
         assert found.variance(np.array([1.0, -1.0])) >= 0
 
 
 def test_nothing_wrong_does_not_mean_that_nothing_can_go_wrong() -> None:
-    perfect = estimate(Shares(np.full((1, 50), 12.0), np.full(50, 12.0)))
+    perfect = score_distribution(Ratios(np.full((1, 50), 12.0), np.full(50, 12.0)))
     wilson = stats.binomtest(50, 50).proportion_ci(method="wilson")
-    found = interval(perfect, [0])
+    found = mean_interval(perfect, [0])
     assert found.high == 1
     assert found.low == pytest.approx(wilson.low, abs=4e-3)  # as if each speaker were one clip
-    without_errors = interval(estimate(Shares(np.zeros((1, 50)), np.full(50, 80.0))), [0], bounded=False)
+    without_errors = mean_interval(score_distribution(Ratios(np.zeros((1, 50)), np.full(50, 80.0))), [0], bounded=False)
     assert without_errors.low == 0
     assert 0.05 < without_errors.high < 0.1
 
 
 def test_what_all_clusters_agree_on_is_as_sure_as_one_clip_of_each_would_make_it() -> None:
-    few, many = (estimate(Shares(np.full((1, size), 5.0), np.full(size, 50.0))) for size in (6, 600))
+    few, many = (score_distribution(Ratios(np.full((1, size), 5.0), np.full(size, 50.0))) for size in (6, 600))
     wilson = stats.binomtest(60, 600).proportion_ci(method="wilson")
-    assert interval(few, [0]).high > 0.4
-    assert (interval(many, [0]).low, interval(many, [0]).high) == pytest.approx((wilson.low, wilson.high), abs=1e-3)
+    assert mean_interval(few, [0]).high > 0.4
+    assert (mean_interval(many, [0]).low, mean_interval(many, [0]).high) == pytest.approx(
+        (wilson.low, wilson.high), abs=1e-3
+    )
 
 
 @pytest.mark.parametrize(("clusters", "p"), [(2, 0.5), (5, 1 / 16), (10, 1 / 512)])
 def test_a_difference_that_all_clusters_agree_on_is_tested_by_their_signs(clusters: int, p: float) -> None:
     sizes = np.full(clusters, 4.0)
-    told = difference(estimate(Shares(np.stack([sizes, sizes / 2]), sizes)), [0], [1])
+    told = paired_difference(score_distribution(Ratios(np.stack([sizes, sizes / 2]), sizes)), [0], [1])
     assert told.p == pytest.approx(p)
     assert (told.interval.low > 0) == (clusters > 5)
 
@@ -169,67 +175,71 @@ def test_where_only_one_side_has_seeds_the_other_is_taken_to_differ_as_much() ->
     found = estimates([0.4, 0.5, 0.6, 0.0], np.pad(np.full((3, 3), 4e-4), (0, 1)), 41)
     clips, seeds = 4e-4, 0.01 * (1 / 3 + 1)
     freedom = (clips + seeds) ** 2 / (clips**2 / 40 + seeds**2 / 2)
-    told = difference(found, [0, 1, 2], [3])
+    told = paired_difference(found, [0, 1, 2], [3])
     assert told.freedom == pytest.approx(freedom)
     assert told.p == pytest.approx(2 * stats.t.sf(0.5 / math.sqrt(clips + seeds), freedom))
-    assert difference(found, [3], [0, 1, 2]).p == pytest.approx(told.p)
+    assert paired_difference(found, [3], [0, 1, 2]).p == pytest.approx(told.p)
 
 
 def test_clusters_of_unequal_size_count_as_fewer() -> None:
     sizes = np.array([1.0] * 9 + [9.0])
-    found = estimate(Shares(np.arange(10.0)[None] / 10, sizes))
+    found = score_distribution(Ratios(np.arange(10.0)[None] / 10, sizes))
     assert (found.clusters, found.effective) == (10, pytest.approx(18**2 / 90))
-    assert math.isnan(interval(estimate(Shares(np.array([[0.0, 5.0]]), np.array([0.01, 9.0]))), [0]).low)
+    assert math.isnan(mean_interval(score_distribution(Ratios(np.array([[0.0, 5.0]]), np.array([0.01, 9.0]))), [0]).low)
 
 
 def test_an_error_rate_above_one_has_an_interval() -> None:
-    found = interval(estimate(worlds.transcripts(np.random.default_rng(0), rate=1.4)), [0], bounded=False)
+    found = mean_interval(
+        score_distribution(worlds.transcripts(np.random.default_rng(0), rate=1.4)), [0], bounded=False
+    )
     assert 1 < found.low < found.value < found.high
 
 
 def test_one_cluster_says_nothing() -> None:
-    alone = estimate(Shares(np.array([[8.0], [6.0]]), np.array([10.0])))
-    assert math.isnan(interval(alone, [0]).low)
-    told = difference(alone, [0], [1])
+    alone = score_distribution(Ratios(np.array([[8.0], [6.0]]), np.array([10.0])))
+    assert math.isnan(mean_interval(alone, [0]).low)
+    told = paired_difference(alone, [0], [1])
     assert math.isnan(told.interval.low)
     assert math.isnan(told.p)
 
 
-def few_trials(pairs: list[tuple[int, int]]) -> Trials:
+def few_trials(pairs: list[tuple[int, int]]) -> TrialErrors:
     """Two of each of six speakers by himself, and of each pair of them one, whoever these are."""
     enroll = np.array([*range(6), *range(6), *(one for one, _ in pairs)])
     test = np.array([*range(6), *range(6), *(other for _, other in pairs)])
     scores = np.random.default_rng(0).normal(size=(1, len(enroll))) + 2 * (enroll == test)
-    return Trials(enroll, test, 6, enroll == test, scores, "eer")
+    return TrialErrors(enroll, test, 6, enroll == test, scores, "eer")
 
 
 def test_draws_without_a_value_are_left_out_and_where_they_are_most_nothing_is_known() -> None:
-    assert np.isfinite(estimate(few_trials(list(combinations(range(6), 2))), 400).covariance).all()
+    assert np.isfinite(score_distribution(few_trials(list(combinations(range(6), 2))), 400).covariance).all()
     # Speakers 0 and 1 are both drawn in 1 - 2 (5/6)^6 + (4/6)^6 = 42 of 100 draws; the others have no trial of two.
-    assert np.isnan(estimate(few_trials([(0, 1)]), 400).covariance).all()
+    assert np.isnan(score_distribution(few_trials([(0, 1)]), 400).covariance).all()
 
 
-def estimates(values: list[float], covariance: np.ndarray, clusters: int = 100) -> Estimates:
-    return Estimates(np.array(values), covariance, np.zeros_like(covariance), clusters, clusters, np.zeros(len(values)))
+def estimates(values: list[float], covariance: np.ndarray, clusters: int = 100) -> ScoreDistribution:
+    return ScoreDistribution(
+        np.array(values), covariance, np.zeros_like(covariance), clusters, clusters, np.zeros(len(values))
+    )
 
 
 def test_seeds_count_by_what_the_test_clips_do_not_explain() -> None:
     """By hand: three seeds, of which each pair would differ by luck of clips with a variance of 2 * (4 - 1) = 6."""
     by_clips = np.full((3, 3), 1.0) + 3.0 * np.eye(3)
     found = estimates([0.0, 10.0, 20.0], by_clips)
-    left, whole = found.seed_variance([0, 1, 2])
+    left, whole = found.seed_variance(np.eye(3))
     assert whole == pytest.approx(100 / 3)
     assert left == pytest.approx((100 - 3) / 3)
     equal = estimates([0.0, 1.0, 2.0], by_clips)
-    assert equal.seed_variance([0, 1, 2])[0] == 0
-    assert math.isnan(interval(found, [1]).seeds)
+    assert equal.seed_variance(np.eye(3))[0] == 0
+    assert math.isnan(mean_interval(found, [1]).seeds)
 
 
 def test_intervals_are_welchs_where_clips_and_seeds_both_vary() -> None:
     clips, seeds = 4e-4, 2 * 0.01 / 3
     freedom = (clips + seeds) ** 2 / (clips**2 / 40 + 2 * (seeds / 2) ** 2 / 2)
     found = estimates([0.4, 0.5, 0.6, -0.1, 0.0, 0.1], np.pad(np.full((3, 3), 4e-4), (0, 3)), 41)
-    told = difference(found, [0, 1, 2], [3, 4, 5])
+    told = paired_difference(found, [0, 1, 2], [3, 4, 5])
     assert told.interval.value == pytest.approx(0.5)
     assert told.freedom == pytest.approx(freedom)
     assert told.interval.high - told.interval.value == pytest.approx(
@@ -240,8 +250,8 @@ def test_intervals_are_welchs_where_clips_and_seeds_both_vary() -> None:
 
 def test_without_any_difference_the_difference_is_surely_none() -> None:
     sample = worlds.answers(np.random.default_rng(0))
-    twice = Shares(np.concatenate([sample.marks, sample.marks]), sample.sizes)
-    told = difference(estimate(twice), [0], [1])
+    twice = Ratios(np.concatenate([sample.marks, sample.marks]), sample.sizes)
+    told = paired_difference(score_distribution(twice), [0], [1])
     assert (told.interval.value, told.interval.low, told.interval.high, told.p) == (0, 0, 0, 1)
 
 
@@ -251,7 +261,7 @@ def test_nearly_equal_systems_have_a_difference_that_makes_sense(seed: int, apar
     sample = worlds.tags(rng, 30)
     scores = np.repeat(sample.scores, 3, 0) + 0.2 * rng.normal(size=(3, *sample.scores.shape[1:]))
     both = sample._replace(scores=np.concatenate([scores, scores + apart * rng.normal(size=scores.shape)]))
-    told = difference(estimate(both, 40), [0, 1, 2], [3, 4, 5])
+    told = paired_difference(score_distribution(both, 40), [0, 1, 2], [3, 4, 5])
     assert told.freedom >= 1
     assert told.interval.low <= told.interval.value <= told.interval.high
     assert abs(told.interval.low) < 20
@@ -260,8 +270,8 @@ def test_nearly_equal_systems_have_a_difference_that_makes_sense(seed: int, apar
 
 def test_pairing_makes_differences_surer_than_either_score() -> None:
     sample = worlds.answers(np.random.default_rng(0), seeds=2, noise=0.3, by_speaker=1.5)
-    told = difference(estimate(sample), [0], [1]).interval
-    apart = [interval(estimate(sample), [run]).clips for run in (0, 1)]
+    told = paired_difference(score_distribution(sample), [0], [1]).interval
+    apart = [mean_interval(score_distribution(sample), [run]).clips for run in (0, 1)]
     assert told.clips < 0.7 * math.hypot(*apart)
 
 
@@ -297,12 +307,12 @@ def test_holm_passes_over_tests_that_could_not_be_made() -> None:
 
 
 def test_chances_are_those_of_scipy() -> None:
-    assert chance(2.0, 1.0, 9.0) == pytest.approx(2 * stats.t.sf(2.0, 9))
-    assert chance(0.0, 0.0, 9.0) == 1
-    assert math.isnan(chance(1.0, math.nan, 9.0))
-    assert quantile(7.0) == pytest.approx(stats.t.ppf(0.975, 7))
+    assert p_value(2.0, 1.0, 9.0) == pytest.approx(2 * stats.t.sf(2.0, 9))
+    assert p_value(0.0, 0.0, 9.0) == 1
+    assert math.isnan(p_value(1.0, math.nan, 9.0))
+    assert t_quantile(7.0) == pytest.approx(stats.t.ppf(0.975, 7))
 
 
 def test_the_same_sample_gives_the_same_estimates() -> None:
     sample = worlds.trials(np.random.default_rng(0))
-    assert np.array_equal(estimate(sample, 600).covariance, estimate(sample, 600).covariance)
+    assert np.array_equal(score_distribution(sample, 600).covariance, score_distribution(sample, 600).covariance)

@@ -10,8 +10,8 @@ import pytest
 
 from benchmark.errors import UserError
 from benchmark.records import Record, Results
-from benchmark.statistics.outcomes import evidence, scale_of
-from benchmark.statistics.resampling import Folds
+from benchmark.statistics.outcomes import collect_outcomes, score_scale
+from benchmark.statistics.resampling import FoldMeans
 from benchmark.tables.ranking import board
 from tests.benchmark.made import record
 from tests.conftest import Finished
@@ -42,11 +42,11 @@ def told(pairs: Mapping[str, Rows]) -> tuple[list[Record], Any]:
 def test_values_of_every_kind_of_task_are_the_scores_of_their_records(finished: Finished) -> None:
     results = Results(finished.setup.results)
     for each in finished.outcome.records:
-        found = evidence([each], results.outcomes)
+        found = collect_outcomes([each], results.outcomes)
         assert found.runs == [("fbank", each.seed)]
-        assert scale_of(each.metric) * found.sample.values()[0] == pytest.approx(each.test[each.metric])
+        assert score_scale(each.metric) * found.scores.values()[0] == pytest.approx(each.test[each.metric])
         assert found.unit == "speakers"
-        assert found.sample.size == 3, "test speakers of the corpus of tones"
+        assert found.scores.size == 3, "test speakers of the corpus of tones"
 
 
 @pytest.mark.parametrize(
@@ -57,29 +57,29 @@ def test_every_metric_of_a_head_can_be_had_from_its_outcomes(finished: Finished,
     results = Results(finished.setup.results)
     each = next(each for each in finished.outcome.records if each.task["name"] == task)
     for metric in metrics:
-        found = evidence([each.model_copy(update={"metric": metric})], results.outcomes)
-        assert scale_of(metric) * found.sample.values()[0] == pytest.approx(each.test[metric])
+        found = collect_outcomes([each.model_copy(update={"metric": metric})], results.outcomes)
+        assert score_scale(metric) * found.scores.values()[0] == pytest.approx(each.test[metric])
 
 
 def test_clips_of_one_cluster_are_one_and_older_outcomes_count_clip_by_clip() -> None:
     records, outcomes = told({"u": marks("1100", "aabb")})
-    assert evidence(records, outcomes).sample.size == 2
+    assert collect_outcomes(records, outcomes).scores.size == 2
     bare = [{key: value for key, value in row.items() if key != "cluster"} for row in outcomes(records[0])]
     old = [records[0].model_copy(update={"clustered_by": None})]
-    found = evidence(old, lambda _: bare)
-    assert (found.sample.size, found.unit) == (4, "clips")
+    found = collect_outcomes(old, lambda _: bare)
+    assert (found.scores.size, found.unit) == (4, "clips")
 
 
 @pytest.mark.parametrize(("label", "unit"), [("session", "sessions"), ("", "clips"), ("room", "values of room")])
 def test_what_is_resampled_is_named(label: str, unit: str) -> None:
     records, outcomes = told({"u": marks("10")})
-    assert evidence([records[0].model_copy(update={"clustered_by": label})], outcomes).unit == unit
+    assert collect_outcomes([records[0].model_copy(update={"clustered_by": label})], outcomes).unit == unit
 
 
 def refusal(pairs: Mapping[str, Rows]) -> str:
     records, outcomes = told(pairs)
     with pytest.raises(UserError) as caught:
-        evidence(records, outcomes)
+        collect_outcomes(records, outcomes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -100,15 +100,15 @@ def test_a_record_that_its_outcomes_contradict_is_named() -> None:
     records, outcomes = told({"u": marks("1000")})
     wrong = [records[0].model_copy(update={"test": {"accuracy": 26.0}})]
     with pytest.raises(UserError, match=r"on words says accuracy 26.0, but its outcomes give 25; delete both"):
-        evidence(wrong, outcomes)
+        collect_outcomes(wrong, outcomes)
 
 
 def test_clusters_are_taken_from_whoever_tells_them_and_must_be_the_same_for_all() -> None:
     bare = [{key: value for key, value in row.items() if key != "cluster"} for row in marks("1100")]
     records, outcomes = told({"a_old": bare, "b_new": marks("1010", "aabb")})
     records[0] = records[0].model_copy(update={"clustered_by": None})
-    found = evidence(records, outcomes)
-    assert (found.sample.size, found.unit) == (2, "speakers")
+    found = collect_outcomes(records, outcomes)
+    assert (found.scores.size, found.unit) == (2, "speakers")
     assert "u and v on words do not agree on which clips depend on each other" in refusal(
         {"u": marks("1010", "aabb"), "v": marks("1010", "abab")}
     )
@@ -116,20 +116,20 @@ def test_clusters_are_taken_from_whoever_tells_them_and_must_be_the_same_for_all
 
 def test_outcomes_that_are_empty_twice_there_or_lack_a_column_are_refused() -> None:
     with pytest.raises(UserError, match="are empty"):
-        evidence([record()], lambda _: [])
+        collect_outcomes([record()], lambda _: [])
     with pytest.raises(UserError, match="hold 'c0' twice"):
-        evidence([record(test=50.0)], lambda _: [*marks("1"), *marks("0")])
+        collect_outcomes([record(test=50.0)], lambda _: [*marks("1"), *marks("0")])
     with pytest.raises(UserError, match=r"do not hold what accuracy needs \('correct'\)"):
-        evidence([record()], lambda _: [{"id": "a", "reference": "x", "prediction": "x"}])
+        collect_outcomes([record()], lambda _: [{"id": "a", "reference": "x", "prediction": "x"}])
 
 
 def test_folds_make_one_sample_whose_clusters_are_all_of_theirs() -> None:
     rows: dict[str, Sequence[Any]] = {"x": marks("1100", "aabb"), "y": marks("1000", "ccdd")}
     records = [record(fold=fold, test=test, clustered_by="speaker") for fold, test in (("x", 50.0), ("y", 25.0))]
-    found = evidence(records, lambda each: rows[each.fold])
-    assert isinstance(found.sample, Folds)
-    assert found.sample.size == 4
-    assert found.sample.values() == pytest.approx([0.375])
+    found = collect_outcomes(records, lambda each: rows[each.fold])
+    assert isinstance(found.scores, FoldMeans)
+    assert found.scores.size == 4
+    assert found.scores.values() == pytest.approx([0.375])
     whole = board(records, lambda each: rows[each.fold])
     assert whole.table["fbank", "words"].value == 37.5
     assert whole.table["fbank", "words"].low < 37.5 < whole.table["fbank", "words"].high
@@ -138,8 +138,8 @@ def test_folds_make_one_sample_whose_clusters_are_all_of_theirs() -> None:
 
 def test_every_metric_of_every_head_can_be_resampled_and_its_answers_told_apart() -> None:
     from benchmark.comparison.disagreements import LOSSES
-    from benchmark.statistics.outcomes import KINDS
+    from benchmark.statistics.outcomes import SCORE_BUILDERS
     from downstreams import HEADS
 
     metrics = {metric for head in HEADS.values() for metric in head.metrics}
-    assert metrics == set(KINDS) == set(LOSSES)
+    assert metrics == set(SCORE_BUILDERS) == set(LOSSES)

@@ -1,4 +1,4 @@
-"""LaTeX that compiles in a paper: escaped, booktabs, bold only where it is earned."""
+"""Tests of the LaTeX table: it compiles, text is escaped, and only the best scores are bold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.tables.latex import ACROSS, escaped, latex, text_of
+from benchmark.tables.latex import TASKS_PER_TABLE, escaped, latex, latex_cell
 from benchmark.tables.leaderboard import Board, leaderboard
 from benchmark.tables.published import Published
 from tests.benchmark.made import record
@@ -40,34 +40,34 @@ def made(tasks: int = 3) -> Board:
         ({"metric": "min_dcf", "value": 0.5, "low": 0.41, "high": 0.59}, r"$0.500 \pm 0.090$"),
     ],
 )
-def test_a_cell_tells_its_interval_and_is_bold_only_when_best(change: dict[str, object], text: str) -> None:
-    assert text_of(CELL._replace(**change)) == text  # type: ignore[arg-type]
+def test_a_cell_shows_its_interval_and_is_bold_only_when_best(change: dict[str, object], text: str) -> None:
+    assert latex_cell(CELL._replace(**change)) == text  # type: ignore[arg-type]
 
 
 def test_a_missing_cell_is_a_dash() -> None:
-    assert text_of(None) == "--"
+    assert latex_cell(None) == "--"
 
 
-def test_whatever_would_break_latex_is_escaped() -> None:
+def test_special_characters_of_latex_are_escaped() -> None:
     assert escaped(r"a_b&c%d$e#f{g}h~i^j\k") == (
         r"a\_b\&c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k"
     )
 
 
 def test_tables_are_no_wider_than_a_page_and_rules_are_booktabs() -> None:
-    text = latex(made(2 * ACROSS + 1))
+    text = latex(made(2 * TASKS_PER_TABLE + 1))
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table*}") == 3
     assert len(set(re.findall(r"\\label\{.*\}", text))) == 3
     for line in text.splitlines():
-        assert line.count(" & ") <= ACROSS + 1
+        assert line.count(" & ") <= TASKS_PER_TABLE + 1
     assert r"\hline" not in text
     assert text.count("Borda & ") + text.count("Borda \\\\") == 1
 
 
 def test_published_rows_are_italic_and_footnoted_with_one_number_for_one_source() -> None:
-    facts = [("Some_system", f"task_{number}") for number in (0, ACROSS)]
+    facts = [("Some_system", f"task_{number}") for number in (0, TASKS_PER_TABLE)]
     beside = [Published(*fact, 12.5, "accuracy", "SUPERB", "Somebody, 2020", "A", False) for fact in facts]
-    text = latex(made(ACROSS + 1), beside=beside)
+    text = latex(made(TASKS_PER_TABLE + 1), beside=beside)
     assert text.count(r"\textit{12.5}\textsuperscript{1}") == 2
     assert text.count(r"\textit{Some\_system}") == 2
     assert len(re.findall(r"^\\textsuperscript\{1\}SUPERB", text, re.MULTILINE)) == 1

@@ -1,4 +1,4 @@
-"""The table is a pure function of the records, and test scores choose nothing."""
+"""Tests of the table: it is a pure function of the records, and test scores never affect a choice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.records import Record
-from benchmark.tables.leaderboard import choose, current, leaderboard
+from benchmark.tables.leaderboard import choose_learning_rate, current_records, leaderboard
 from tests.benchmark.made import record
 
 SCORES = st.one_of(st.none(), st.floats(0, 100))
@@ -21,7 +21,7 @@ RATES = [1e-4, 1e-3, 1e-2]
 
 @st.composite
 def grids(draw: st.DrawFn) -> list[Record]:
-    """Every job of some upstreams on some tasks, each with scores of its own."""
+    """Generate records of all jobs of some upstreams on some tasks, with random scores."""
     rates = draw(st.lists(st.sampled_from(RATES), min_size=1, unique=True))
     folds: list[str | None] = draw(st.sampled_from([[None], ["x", "y"]]))  # type: ignore[list-item]
     seeds = draw(st.integers(1, 2))
@@ -36,15 +36,15 @@ def grids(draw: st.DrawFn) -> list[Record]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equality where NaN equals NaN."""
+    """Whether two values are equal, where NaN equals NaN."""
     return repr(sorted(one.items())) == repr(sorted(other.items()))
 
 
 @given(grids(), st.randoms(use_true_random=False))
 def test_permuting_test_scores_never_changes_a_choice(records: list[Record], dice: random.Random) -> None:
-    scores = [each.test for each in records]
+    scores = [job.test for job in records]
     dice.shuffle(scores)
-    shuffled = [each.model_copy(update={"test": score}) for each, score in zip(records, scores, strict=True)]
+    shuffled = [job.model_copy(update={"test": score}) for job, score in zip(records, scores, strict=True)]
     before, after = leaderboard(records), leaderboard(shuffled)
     assert before.keys() == after.keys()
     for key in before:
@@ -62,11 +62,11 @@ def test_the_order_of_records_does_not_matter(records: list[Record], dice: rando
 @given(grids())
 def test_a_cell_is_the_mean_over_seeds_of_the_rate_that_is_best_on_validation(records: list[Record]) -> None:
     for (upstream, task), cell in leaderboard(records).items():
-        own = [each for each in records if (each.upstream["name"], each.task["name"]) == (upstream, task)]
-        chosen = [each for each in own if each.lr == cell.lr]
+        jobs = [job for job in records if (job.upstream["name"], job.task["name"]) == (upstream, task)]
+        chosen = [job for job in jobs if job.lr == cell.lr]
         valid = {}
-        for lr in {each.lr for each in own}:
-            scores = [each.valid["accuracy"] for each in own if each.lr == lr]
+        for lr in {job.lr for job in jobs}:
+            scores = [job.valid["accuracy"] for job in jobs if job.lr == lr]
             if all(score is not None for score in scores):
                 valid[lr] = math.fsum(score for score in scores if score is not None) / len(scores)
         if not valid:
@@ -75,7 +75,7 @@ def test_a_cell_is_the_mean_over_seeds_of_the_rate_that_is_best_on_validation(re
             continue
         best = max(valid.values()) if cell.higher else min(valid.values())
         assert valid[cell.lr] == pytest.approx(best, abs=1e-9)
-        tests = [each.test["accuracy"] for each in chosen]
+        tests = [job.test["accuracy"] for job in chosen]
         if all(score is not None for score in tests):
             assert cell.value == pytest.approx(statistics.mean(score for score in tests if score is not None))
         else:
@@ -103,10 +103,10 @@ def test_a_grid_of_one_rate_has_no_edge() -> None:
 
 
 def test_equal_rates_are_settled_for_the_lower_one_and_unfinished_ones_come_last() -> None:
-    assert choose({1e-2: [5.0], 1e-3: [5.0], 1e-4: [4.0]}, higher=True) == 1e-3
-    assert choose({1e-2: [5.0, 5.0], 1e-3: [9.0]}, higher=True) == 1e-2
-    assert choose({1e-2: [5.0, 5.0], 1e-3: [1.0]}, higher=False) == 1e-2
-    assert choose({1e-2: [5.0, math.nan], 1e-3: [1.0, 1.0]}, higher=True) == 1e-3
+    assert choose_learning_rate({1e-2: [5.0], 1e-3: [5.0], 1e-4: [4.0]}, higher=True) == 1e-3
+    assert choose_learning_rate({1e-2: [5.0, 5.0], 1e-3: [9.0]}, higher=True) == 1e-2
+    assert choose_learning_rate({1e-2: [5.0, 5.0], 1e-3: [1.0]}, higher=False) == 1e-2
+    assert choose_learning_rate({1e-2: [5.0, math.nan], 1e-3: [1.0, 1.0]}, higher=True) == 1e-3
 
 
 def test_spread_is_over_seeds_after_averaging_folds() -> None:
@@ -133,9 +133,9 @@ def test_the_latest_run_counts_and_a_full_one_before_a_limited_one() -> None:
     old = record(test=1.0, created="2026-01-01T00:00:00+00:00", corpus="old")
     new = record(test=2.0, created="2026-02-01T00:00:00+00:00", corpus="new")
     limited = record(test=3.0, created="2026-03-01T00:00:00+00:00", limit=5)
-    assert current([new, old]) == [new]
-    assert current([limited, old, new]) == [new]
-    assert current([limited]) == [limited]
+    assert current_records([new, old]) == [new]
+    assert current_records([limited, old, new]) == [new]
+    assert current_records([limited]) == [limited]
     assert leaderboard([old, limited, new])["fbank", "words"].value == 2.0
 
 
@@ -143,8 +143,8 @@ def test_the_run_asked_for_counts_even_if_another_was_made_later() -> None:
     old = record(id="a", created="2026-01-01T00:00:00+00:00", card={"fingerprint": "old"})
     new = record(id="b", created="2026-02-01T00:00:00+00:00")
     limited = record(id="c", created="2026-03-01T00:00:00+00:00", limit=5)
-    assert current([old, new, limited], {"a"}) == [old]
-    assert current([old, new, limited], {"c"}) == [new]
+    assert current_records([old, new, limited], {"a"}) == [old]
+    assert current_records([old, new, limited], {"c"}) == [new]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Published scores are facts with a source: each is checked, kept apart from what it is not, and told in a note."""
+"""Tests of published scores: each has a source, is checked, and is named in a footnote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.tables.published import COLUMNS, HIGHER, Fact, Published, built_in, facts, footnotes, of_tasks, published
+from benchmark.tables.published import (
+    COLUMNS,
+    HIGHER_IS_BETTER,
+    Fact,
+    Published,
+    built_in_scores,
+    facts,
+    footnotes,
+    published,
+    scores_for_columns,
+)
 from benchmark.tasks import load_tasks
 from downstreams import HEADS
 
@@ -22,11 +32,11 @@ ROW = {
 
 @pytest.fixture(scope="module")
 def shipped() -> list[Fact]:
-    return facts(built_in())
+    return facts(built_in_scores())
 
 
 def written(folder: Path, *changes: dict[str, str]) -> Path:
-    """A published.csv with one row for each change to ROW."""
+    """Write a published.csv with one row for each change to ROW."""
     with open(folder / "published.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -43,8 +53,8 @@ def complaint(folder: Path) -> str:
     return message
 
 
-def of(found: list[Fact], system: str) -> list[Fact]:
-    return [fact for fact in found if fact.system == system]
+def of(facts_read: list[Fact], system: str) -> list[Fact]:
+    return [fact for fact in facts_read if fact.system == system]
 
 
 def score(system: str = "A", task: str = "one", **changes: object) -> Published:
@@ -59,8 +69,8 @@ def test_every_shipped_row_has_a_source_that_a_reader_can_find(shipped: list[Fac
 
 
 def test_nothing_unverified_is_shipped(shipped: list[Fact]) -> None:
-    """SEEDS' marks: A the authors' own, B quoted; M is a lead, never a fact."""
-    with open(built_in(), encoding="utf-8", newline="") as file:
+    """Evidence in SEEDS is A for the authors' own scores and B for quoted ones; scores marked M are unverified."""
+    with open(built_in_scores(), encoding="utf-8", newline="") as file:
         assert {row["evidence"] for row in csv.DictReader(file)} == {"A", "B"}
     unverified = {8.65, 8.28, 8.23, 8.01, 6.99}  # equal error rates that SEEDS marks M
     assert not unverified & {fact.value for fact in shipped if fact.dataset.startswith("VoxCeleb1-O")}
@@ -80,7 +90,7 @@ def test_relative_gains_and_averages_over_tasks_are_not_scores(shipped: list[Fac
 
 def test_metrics_have_the_better_direction_that_our_heads_give_them() -> None:
     for head in HEADS.values():
-        assert head.metrics.items() <= HIGHER.items()
+        assert head.metrics.items() <= HIGHER_IS_BETTER.items()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +148,7 @@ def test_the_fine_tuned_scores_of_ssast_are_in_no_frozen_column(shipped: list[Fa
     assert not any(fact.shown_with for fact in rows)
 
 
-def test_the_two_papers_on_dino_are_told_apart(shipped: list[Fact]) -> None:
+def test_the_two_papers_on_dino_are_distinguished(shipped: list[Fact]) -> None:
     rows = of(shipped, "DINO (Cho et al.)")
     assert {fact.value for fact in rows} == {4.38, 1.89, 60.87, 79.21, 56.98}
     assert all("Interspeech, arXiv:2208.05413" in fact.source for fact in rows)
@@ -153,11 +163,11 @@ def test_pms_ssl_is_shown_with_the_caution_about_its_decoding_beside_tuned_encod
 
 
 def test_no_task_of_ours_claims_a_published_protocol(shipped: list[Fact]) -> None:
-    """All that ship are of made or other data."""
+    """The shipped tasks use synthetic data, or other data than the published protocols."""
     assert not any(fact.same_protocol for fact in shipped)
 
 
-def test_what_is_shown_is_a_readable_set_of_tasks_of_ours(shipped: list[Fact]) -> None:
+def test_the_shown_scores_are_a_readable_set_of_tasks_of_ours(shipped: list[Fact]) -> None:
     tasks = load_tasks().tasks
     assert {task for fact in shipped for task in fact.shown_with} <= set(tasks)
     assert 10 <= len({fact.name for fact in shipped if fact.shown_with}) <= 20
@@ -167,11 +177,11 @@ def test_every_shown_score_has_the_metric_of_its_column(shipped: list[Fact]) -> 
     rows = [score for score in published(Path("nowhere")) if score.task.startswith("tiny")]
     tasks = load_tasks().tasks
     judged = {row.task: tasks[row.task].metric or next(iter(HEADS[tasks[row.task].head].metrics)) for row in rows}
-    assert len(of_tasks(rows, judged)) == len(rows)
+    assert len(scores_for_columns(rows, judged)) == len(rows)
 
 
 def test_a_file_in_the_results_takes_the_place_of_the_shipped_one(tmp_path: Path) -> None:
-    assert published(tmp_path) == published(built_in().parent)
+    assert published(tmp_path) == published(built_in_scores().parent)
     written(tmp_path, {"shown_with": "mine other", "same_protocol": "other"}, {"variant": "Large", "shown_with": ""})
     shared = ("accuracy", "frozen upstream", "Somebody, 2021", "A")
     assert published(tmp_path) == [
@@ -217,7 +227,7 @@ def test_columns_that_may_be_empty_may_be_missing_and_a_spreadsheet_may_mark_its
         ({"training": "fine-tuned"}, "line 3: shown_with: 'fine-tuned' beside mine, where line 2 has 'frozen'"),
     ],
 )
-def test_a_row_that_is_not_fit_to_be_shown_is_named_with_its_line_and_column(
+def test_an_invalid_row_is_named_with_its_line_and_column(
     tmp_path: Path, change: dict[str, str], expected: str
 ) -> None:
     assert expected in complaint(written(tmp_path, {}, {"variant": "Large"} | change))
@@ -256,16 +266,16 @@ def test_a_file_in_another_encoding_or_a_folder_of_that_name_is_refused(tmp_path
 
 def test_only_scores_of_a_columns_metric_stand_in_it() -> None:
     rows = [score(), score("B", metric="map"), score("C", "two", metric="eer"), score("D", "three")]
-    assert of_tasks(rows, {"one": "accuracy", "two": "min_dcf"}) == rows[:1]
+    assert scores_for_columns(rows, {"one": "accuracy", "two": "min_dcf"}) == rows[:1]
 
 
 def test_accuracy_may_stand_in_a_column_of_micro_f1_and_the_note_says_so() -> None:
-    shown = of_tasks([score(), score("B", metric="micro_f1")], {"one": "micro_f1"})
+    shown = scores_for_columns([score(), score("B", metric="micro_f1")], {"one": "micro_f1"})
     assert [row.system for row in shown] == ["A", "B"]
     assert [row.value for row in shown] == [1.0, 1.0]
     notes, numbers = footnotes(shown)
     assert "as accuracy, which equals micro-F1 where each clip has one label" in notes[numbers["A", "one"] - 1]
-    assert of_tasks([score(metric="macro_f1")], {"one": "micro_f1"}) == []
+    assert scores_for_columns([score(metric="macro_f1")], {"one": "micro_f1"}) == []
 
 
 def test_notes_are_numbered_as_the_rows_come_and_shared_by_what_has_the_same_provenance() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmark.records import Record
 from benchmark.tables.leaderboard import Board
-from benchmark.tables.ranking import board, chosen, points
+from benchmark.tables.ranking import board, borda_points, leaderboard_records
 from tests.benchmark.made import record
 
 Rows = list[dict[str, str]]
@@ -146,7 +146,7 @@ def test_probes_of_single_layers_and_other_learning_rates_have_no_part_in_a_cell
     world.rows["by layer"] = rows([True] * 396 + [False] * 4)
     after = world.board()
     assert told(after) == told(before)
-    assert {each.id for each in chosen(world.records, after.table)} == own == set(after.jobs)
+    assert {each.id for each in leaderboard_records(world.records, after.table)} == own == set(after.jobs)
 
 
 def test_probes_of_single_layers_have_intervals_of_their_own() -> None:
@@ -184,7 +184,7 @@ def test_all_points_of_a_task_add_up_to_its_pairs(count: int, dice: random.Rando
     names = [f"u{place}" for place in range(count)]
     order = {name: dice.randrange(4) for name in names}
     beaten = {(name, "t"): {other for other in names if order[other] < order[name]} for name in names}
-    total, shared = points({(name, "t"): None for name in names}, beaten)
+    total, shared = borda_points({(name, "t"): None for name in names}, beaten)
     assert shared == ["t"]
     assert sum(total.values()) == count * (count - 1) / 2
     assert sorted(names, key=lambda name: -total[name])[0] in [

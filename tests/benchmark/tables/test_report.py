@@ -1,4 +1,4 @@
-"""Tables as CSV, Markdown and on a terminal show what there is and hide nothing."""
+"""Tests of the leaderboard as CSV, as Markdown and on a terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from benchmark.records import Record
-from benchmark.tables.cells import notes, rows_of, standing_notes, text_of
+from benchmark.tables.cells import cell_text, ordered_upstreams, ranking_notes, table_notes
 from benchmark.tables.leaderboard import Board, Cell, leaderboard
 from benchmark.tables.published import Published
-from benchmark.tables.report import drawn, markdown, order_of, write
+from benchmark.tables.report import markdown_leaderboard, stored_order, terminal_tables, write_leaderboard
 from tests.benchmark.made import record
 
 GRID = [record("u", "words", lr, seed, lr * 1000, 40.0 + seed) for lr in (1e-3, 1e-2) for seed in (0, 1)]
@@ -21,7 +21,7 @@ OTHER = [record("v", "texts", 1e-2, 0, 20.0, 12.34567, metric="wer", higher=Fals
 
 
 def board(records: list[Record]) -> Board:
-    """Without intervals, as where outcomes are lost."""
+    """Return a board without intervals, as if outcomes were missing."""
     return Board(leaderboard(records), {}, [])
 
 
@@ -30,7 +30,7 @@ def lost(record: Record) -> list[dict[str, str]]:
 
 
 def judged(change: dict[str, object] | None = None) -> Board:
-    """Two upstreams on a task, the first better."""
+    """Return a board of two upstreams on a task, where the first is better."""
     table = leaderboard([record("u", test=60.0), record("v", test=40.0)])
     placed = {"unit": "speakers", "clusters": 9, "rank": 1, "best": True, "low": 55.5, "high": 64.25}
     table["u", "words"] = table["u", "words"]._replace(**placed | (change or {}))  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def cells(path: Path) -> list[list[str]]:
 
 
 def test_the_wide_table_has_a_row_per_upstream_and_leaves_missing_cells_empty(tmp_path: Path) -> None:
-    paths = write(tmp_path, board(GRID + OTHER), GRID + OTHER, lost)
+    paths = write_leaderboard(tmp_path, board(GRID + OTHER), GRID + OTHER, lost)
     names = [f"leaderboard.{kind}" for kind in ("csv", "md", "tex", "html")]
     assert [path.name for path in paths] == [*names, "results.csv"]
     texts, words = (
@@ -59,28 +59,30 @@ def test_the_wide_table_has_a_row_per_upstream_and_leaves_missing_cells_empty(tm
     assert rows == ["| `u` | – | 40.5 ± 0.7† |", "| `v` | 12.3 | – |"]
 
 
-def test_rows_and_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    paths = write(tmp_path, board(GRID + OTHER), GRID + OTHER, lost, ["v", "absent", "u", "v"], ["words", "texts"])
+def test_rows_and_columns_come_in_the_requested_order(tmp_path: Path) -> None:
+    paths = write_leaderboard(
+        tmp_path, board(GRID + OTHER), GRID + OTHER, lost, ["v", "absent", "u", "v"], ["words", "texts"]
+    )
     assert cells(paths[0])[0][1:8:4] == ["words accuracy", "texts wer"]
     assert [row[0] for row in cells(paths[0])[1:]] == ["v", "u"]
-    assert rows_of(leaderboard(GRID + OTHER), ["v"]) == ["v", "u"]
+    assert ordered_upstreams(leaderboard(GRID + OTHER), ["v"]) == ["v", "u"]
 
 
 def test_the_long_table_has_a_row_per_job_and_says_which_were_chosen(tmp_path: Path) -> None:
-    path = write(tmp_path, board(GRID + OTHER), GRID + OTHER, lost)[-1]
+    path = write_leaderboard(tmp_path, board(GRID + OTHER), GRID + OTHER, lost)[-1]
     rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     assert len(rows) == 5
     assert [row["chosen"] for row in rows] == ["False", "False", "True", "True", "True"]
     assert [row["test"] for row in rows] == ["40.0", "41.0", "40.0", "41.0", "12.34567"]
     assert rows[0]["test_accuracy"] == "40.0"
     assert rows[0]["test_wer"] == ""
-    assert {row["job"] for row in rows} == {each.id for each in GRID + OTHER}
+    assert {row["job"] for row in rows} == {job.id for job in GRID + OTHER}
 
 
-def test_the_long_table_tells_what_upstreams_cost_and_which_revision_they_are(tmp_path: Path) -> None:
+def test_the_long_table_has_costs_and_revisions_of_upstreams(tmp_path: Path) -> None:
     cost = {"parameters": 7, "macs_per_second": 7.2e9, "real_time_factor": 0.125, "threads": 2}
     records = [record(), record(seed=1, cost=cost, origin={"model.pt": "a" * 64, "revision": "c0ffee"})]
-    path = write(tmp_path, board(records), records, lost)[-1]
+    path = write_leaderboard(tmp_path, board(records), records, lost)[-1]
     older, newer = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
     names = ("macs_per_second", "real_time_factor", "threads", "revision")
     assert [older[name] for name in names] == [""] * 4
@@ -89,7 +91,7 @@ def test_the_long_table_tells_what_upstreams_cost_and_which_revision_they_are(tm
 
 
 def test_headings_say_which_direction_is_better() -> None:
-    head = markdown(board(GRID + OTHER)).splitlines()[0]
+    head = markdown_leaderboard(board(GRID + OTHER)).splitlines()[0]
     assert head == "| upstream | texts WER ↓ | words acc ↑ |"
 
 
@@ -104,27 +106,29 @@ def test_headings_say_which_direction_is_better() -> None:
 )
 def test_marks_are_explained_where_they_occur(records: list[Record], mark: str, sentence: str) -> None:
     table = leaderboard(records)
-    assert mark in text_of(next(iter(table.values())))
-    assert sentence in " ".join(notes(table))
+    assert mark in cell_text(next(iter(table.values())))
+    assert sentence in " ".join(table_notes(table))
     plain = leaderboard([record()])
-    assert sentence not in " ".join(notes(plain))
-    assert text_of(next(iter(plain.values()))) == "40.0"
+    assert sentence not in " ".join(table_notes(plain))
+    assert cell_text(next(iter(plain.values()))) == "40.0"
 
 
 def test_a_cell_that_diverged_everywhere_is_shown_as_such_and_has_no_number(tmp_path: Path) -> None:
     records = [record(valid=None, test=3.0, seed=seed) for seed in (0, 1)]
     table = leaderboard(records)
-    assert text_of(table["fbank", "words"]) == "diverged"
-    paths = write(tmp_path, board(records), records, lost)
+    assert cell_text(table["fbank", "words"]) == "diverged"
+    paths = write_leaderboard(tmp_path, board(records), records, lost)
     assert cells(paths[0])[1] == ["fbank", *[""] * 5]
     assert "diverged" in paths[1].read_text()
-    assert [board.row_count for board in drawn(table)] == [1]
+    assert [board.row_count for board in terminal_tables(table)] == [1]
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
 def test_a_table_too_wide_for_a_terminal_is_cut_between_tasks_and_never_within(width: int) -> None:
     names = [f"task_number_{number}" for number in range(9)]
-    boards = drawn(leaderboard([record(task=name, seed=seed) for name in names for seed in (0, 1)]), width=width)
+    boards = terminal_tables(
+        leaderboard([record(task=name, seed=seed) for name in names for seed in (0, 1)]), width=width
+    )
     text = io.StringIO()
     for board in boards:
         Console(file=text, width=max(width, 40)).print(board)
@@ -135,13 +139,13 @@ def test_a_table_too_wide_for_a_terminal_is_cut_between_tasks_and_never_within(w
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     for name, records in (("one", GRID + OTHER), ("two", [*OTHER, *GRID[::-1]])):
-        write(tmp_path / name, board(records), records, lost)
+        write_leaderboard(tmp_path / name, board(records), records, lost)
     for name in (f"leaderboard.{kind}" for kind in ("csv", "md", "tex")):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_a_cell_tells_its_interval_and_the_best_is_bold(tmp_path: Path) -> None:
-    paths = write(tmp_path, judged(), [record("u", test=60.0), record("v", test=40.0)], lost)
+def test_a_cell_shows_its_interval_and_the_best_is_bold(tmp_path: Path) -> None:
+    paths = write_leaderboard(tmp_path, judged(), [record("u", test=60.0), record("v", test=40.0)], lost)
     assert cells(paths[0])[1:] == [
         ["u", "60.0", "55.5", "64.25", "1", "1.0"],
         ["v", "40.0", "33.0", "47.0", "2", "0.0"],
@@ -150,19 +154,19 @@ def test_a_cell_tells_its_interval_and_the_best_is_bold(tmp_path: Path) -> None:
     assert rows == ["| `u` | **60.0** [55.5, 64.2] | 1 |", "| `v` | 40.0 [33.0, 47.0] | 0 |"]
     jobs = list(csv.DictReader(io.StringIO(paths[-1].read_text(encoding="utf-8"))))
     assert [(row["low"], row["high"]) for row in jobs] == [("55.0", "65.0"), ("", "")]
-    told = " ".join(standing_notes(judged()))
-    assert "bold: better than every other row" in told
-    assert "Borda: over words" in told
+    text = " ".join(ranking_notes(judged()))
+    assert "bold: better than every other row" in text
+    assert "Borda: over words" in text
 
 
-def test_what_was_resampled_is_told_and_what_rests_on_one_seed() -> None:
-    told = " ".join(notes(judged().table))
-    assert "[ ]: 95 % interval over other test data and seeds; resampled were speakers: words 9" in told
-    assert "words: one seed each, so that intervals leave out how much another would change" in told
+def test_notes_name_what_was_resampled_and_tasks_with_one_seed() -> None:
+    text = " ".join(table_notes(judged().table))
+    assert "[ ]: 95 % interval over other test data and seeds; resampled were speakers: words 9" in text
+    assert "words: one seed each, so that the intervals do not cover the variation between seeds" in text
     untrained = leaderboard([record("u", lr=None)])
-    assert "seed each" not in " ".join(notes(untrained))
+    assert "seed each" not in " ".join(table_notes(untrained))
     spread = leaderboard([record("u", seed=0), record("u", seed=1)])
-    assert "±: standard deviation over seeds, where there is no interval" in " ".join(notes(spread))
+    assert "±: standard deviation over seeds, where there is no interval" in " ".join(table_notes(spread))
 
 
 @pytest.mark.parametrize(
@@ -173,35 +177,35 @@ def test_what_was_resampled_is_told_and_what_rests_on_one_seed() -> None:
         ({"metric": "min_dcf", "value": 0.5, "low": 0.4567, "high": 0.6}, "0.500 [0.457, 0.600]"),
     ],
 )
-def test_intervals_are_told_with_the_digits_of_their_metric(change: dict[str, object], text: str) -> None:
+def test_intervals_are_shown_with_the_digits_of_their_metric(change: dict[str, object], text: str) -> None:
     cell: Cell = leaderboard([record()])["fbank", "words"]
-    assert text_of(cell._replace(**change)) == text  # type: ignore[arg-type]
+    assert cell_text(cell._replace(**change)) == text  # type: ignore[arg-type]
 
 
 def test_published_rows_are_below_in_italics_with_notes_and_have_a_rank_only_by_the_same_protocol() -> None:
     other = Published("Theirs", "words", 70.25, "accuracy", "SUPERB", "Somebody, 2020", "A", False)
     same = Published("Same", "words", 50.0, "accuracy", "ours", "Somebody, 2021", "B", True)
-    text = markdown(judged(), beside=[other, same])
+    text = markdown_leaderboard(judged(), beside=[other, same])
     assert "| *Theirs* | *70.25* [1] | – |" in text
     assert "| *Same* | *50 (rank 2)* [2] | – |" in text
     assert "- [1] SUPERB; Somebody, 2020 [A: " in text
     assert text.index("`v`") < text.index("*Theirs*")
-    odd = markdown(judged(), beside=[other._replace(system="a_b*<b>", source="<script>")])
+    odd = markdown_leaderboard(judged(), beside=[other._replace(system="a_b*<b>", source="<script>")])
     assert r"*a\_b\*\<b>*" in odd
     assert "<script>" not in odd.replace(r"\<script>", "")
 
 
 def test_the_order_on_disk_is_read_from_the_wide_table(tmp_path: Path) -> None:
-    write(tmp_path, board(GRID + OTHER), GRID + OTHER, lost, ["v"], ["words"])
-    assert order_of(tmp_path) == (["v", "u"], ["words", "texts"])
+    write_leaderboard(tmp_path, board(GRID + OTHER), GRID + OTHER, lost, ["v"], ["words"])
+    assert stored_order(tmp_path) == (["v", "u"], ["words", "texts"])
     (tmp_path / "leaderboard.csv").write_text("upstream,words accuracy,texts wer\nv,1,2\n")
-    assert order_of(tmp_path) == (["v"], ["words", "texts"]), "as older versions wrote it"
-    assert order_of(tmp_path / "nowhere") == ([], [])
+    assert stored_order(tmp_path) == (["v"], ["words", "texts"]), "as older versions wrote it"
+    assert stored_order(tmp_path / "nowhere") == ([], [])
 
 
 def test_columns_of_the_long_table_do_not_depend_on_which_task_comes_first(tmp_path: Path) -> None:
     titles = [
-        cells(write(tmp_path, board(records), records, lost, [], order)[-1])[0]
+        cells(write_leaderboard(tmp_path, board(records), records, lost, [], order)[-1])[0]
         for records in (GRID + OTHER, OTHER + GRID)
         for order in (["words", "texts"], ["texts", "words"])
     ]

@@ -1,4 +1,4 @@
-"""Every fault is planted in an otherwise good upstream, and found by the check that is for it."""
+"""Each fault is planted in an otherwise valid upstream, and the check for this fault must report it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from tests.upstreams.models import SMALL, build, save, waveform_extractor
 from upstreams import create
 from upstreams.base import Features, Upstream, valid
-from upstreams.contract.check import CHECKS, Finding, check
+from upstreams.contract.check import CHECKS, Finding, check_contract
 from upstreams.contract.probe_signals import edges
-from upstreams.precision import at
+from upstreams.precision import with_precision
 
 
 class Good(Upstream):
-    """Mean and energy of frames of 20 ms, mixed by a few weights."""
+    """A valid upstream: mean and energy of 20 ms frames, mixed by a few weights."""
 
     hop, window, layers, dim = 320, 320, 2, 3
 
@@ -40,7 +40,7 @@ class Good(Upstream):
 
 
 class Bad(Good):
-    """`Good` with one line changed, by the fault's name."""
+    """Return variants of `Good` with one line changed, by name of the fault."""
 
     def __init__(self, fault: str) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ class Bad(Good):
         return super().summarize(waveforms, lengths)
 
 
-FAULTS = {  # what is planted: the check that must find it, and a word of the advice
+FAULTS = {  # by planted fault: the check that must report it, and a word of the advice
     "sample rate in kilohertz": ("description", "Hz"),
     "raises": ("output", "KeyError"),
     "returns a tensor": ("output", "Features"),
@@ -287,17 +287,17 @@ def failures(findings: list[Finding]) -> dict[str, str]:
 def test_each_planted_fault_is_found_by_the_check_that_is_for_it(fault: str) -> None:
     torch.manual_seed(0)
     name, advice = FAULTS[fault]
-    findings = check(Bad(fault).eval())
+    findings = check_contract(Bad(fault).eval())
     assert advice in failures(findings)[name]
     assert all("\n" not in finding.detail for finding in findings)
 
 
 def test_an_upstream_left_in_training_mode_is_found() -> None:
-    assert "eval()" in failures(check(Good().train()))["evaluation mode"]
+    assert "eval()" in failures(check_contract(Good().train()))["evaluation mode"]
 
 
 def test_a_good_upstream_has_no_fault_and_every_check_reports() -> None:
-    findings = check(Good().eval())
+    findings = check_contract(Good().eval())
     assert failures(findings) == {}
     assert [finding.name for finding in findings] == list(CHECKS)
     assert all(finding.detail for finding in findings)
@@ -305,24 +305,24 @@ def test_a_good_upstream_has_no_fault_and_every_check_reports() -> None:
 
 @pytest.mark.parametrize("name", ["fbank", "fbank_cmvn", "mfcc", "spectrogram"])
 def test_the_spectral_upstreams_hold_the_contract(name: str) -> None:
-    assert failures(check(create(name))) == {}
+    assert failures(check_contract(create(name))) == {}
 
 
 @pytest.mark.parametrize(("kind", "norm"), [("wav2vec2", "group"), ("wavlm", "layer"), ("data2vec-audio", None)])
 def test_tiny_transformers_models_hold_the_contract(kind: str, norm: str | None, tmp_path: Path) -> None:
     config = SMALL | ({"feat_extract_norm": norm} if norm else {})
     upstream = create(save(build(kind, **config), waveform_extractor(True), tmp_path))
-    assert failures(check(upstream)) == {}
+    assert failures(check_contract(upstream)) == {}
 
 
 @pytest.mark.parametrize("name", ["fbank", "hf:examples/hubert_tiny@random"])
 def test_half_precision_holds_the_contract_as_far_as_its_bits_go(name: str) -> None:
-    assert failures(check(at("bf16", create(name)))) == {}
+    assert failures(check_contract(with_precision("bf16", create(name)))) == {}
 
 
 def test_faults_are_found_in_half_precision_too() -> None:
     for fault in ("norm over padding", "backwards", "dither", "no last frame"):
-        assert FAULTS[fault][0] in failures(check(at("bf16", Bad(fault)).eval()))
+        assert FAULTS[fault][0] in failures(check_contract(with_precision("bf16", Bad(fault)).eval()))
 
 
 def test_layers_that_are_equal_to_one_another_are_told_of() -> None:
@@ -333,12 +333,12 @@ def test_layers_that_are_equal_to_one_another_are_told_of() -> None:
             frames, counts = super().forward(waveforms, lengths)
             return Features(frames[:, :, [0, 1, 1]], counts)
 
-    found = {finding.name: finding.detail for finding in check(Doubled().eval())}
+    found = {finding.name: finding.detail for finding in check_contract(Doubled().eval())}
     assert "layers 1 and 2 are equal" in found["layers"]
 
 
 class Words(Good):
-    """Each layer one of two words per frame: of the frames of a changed sound few flip, and one far off, further."""
+    """Each layer gives one of two discrete units per frame: a changed sound flips near frames and one distant frame."""
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Features:
         frames, counts = super().forward(waveforms, lengths)
@@ -357,7 +357,7 @@ def test_one_word_that_flips_far_off_is_no_fault_and_time_turned_round_is_one(tu
     if turned:
         straight = upstream.forward
         upstream.forward = lambda *given: Features(straight(*given).frames.flip(1), straight(*given).lengths)  # type: ignore
-    found = {each.name: each for each in check(upstream)}["time"]
+    found = {each.name: each for each in check_contract(upstream)}["time"]
     assert found.ok != turned, found
 
 
@@ -375,11 +375,11 @@ def test_the_twelve_edges_are_where_another_frame_begins() -> None:
 def test_costs_are_measured_on_the_way() -> None:
     upstream = Good().eval()
     upstream.mix = nn.Sequential(nn.Linear(2, 1000), nn.Linear(1000, 3)).eval()  # type: ignore[assignment]
-    found = {finding.name: finding.detail for finding in check(upstream)}
+    found = {finding.name: finding.detail for finding in check_contract(upstream)}
     assert found["multiply–accumulates"].startswith("0.25 million per second of audio")  # 50 frames of 5000
     assert "real-time factor" in found["speed"]
     assert found["weights"] == "6,003 parameters"
 
 
 def test_without_an_output_the_other_checks_are_left_out() -> None:
-    assert [finding.name for finding in check(Bad("raises").eval())] == ["description", "output"]
+    assert [finding.name for finding in check_contract(Bad("raises").eval())] == ["description", "output"]

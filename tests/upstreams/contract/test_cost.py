@@ -1,4 +1,4 @@
-"""Costs are what one computes by hand from the sizes of a model."""
+"""Measured costs equal those computed by hand from the sizes of a model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from upstreams.base import Features, Upstream, valid
 from upstreams.contract import cost
 from upstreams.contract.cost import macs_per_second, real_time_factor
 from upstreams.families.waveform_encoders import WaveformEncoder
-from upstreams.precision import at
+from upstreams.precision import with_precision
 
-T = 5 * 50  # frames of 20 ms that the clip has
+T = 5 * 50  # 20 ms frames of the clip
 
 
 class Framed(Upstream):
-    """Frames of 320 samples as (1, T, 320) through any module, whose output is not looked at."""
+    """Frames of 320 samples as (1, T, 320) through any module, whose output is ignored."""
 
     hop, window, layers, dim = 320, 320, 1, 320
 
@@ -104,7 +104,7 @@ def test_macs_of_scripted_code_and_of_bf16_are_the_same() -> None:
     layer = nn.Linear(320, 7)
     scripted = torch.jit.trace(layer, torch.zeros(1, 2, 320))
     assert macs_per_second(Framed(scripted).eval()) * 5 == 320 * 7 * T
-    assert macs_per_second(at("bf16", Framed(layer).eval())) * 5 == 320 * 7 * T
+    assert macs_per_second(with_precision("bf16", Framed(layer).eval())) * 5 == 320 * 7 * T
 
 
 def test_what_runs_is_counted_not_what_the_clip_needs() -> None:
@@ -125,14 +125,14 @@ def test_filter_banks_cost_their_matrix_product() -> None:
 
 
 def transformer_macs(samples: int, channels: int, dim: int, inner: int, blocks: int, groups: int) -> float:
-    """HuBERT's by hand: seven convolutions, projection, positional convolution, blocks."""
+    """HuBERT's cost by hand: seven convolutions, projection, positional convolution, blocks."""
     total, size, wide = 0.0, samples, 1
     for kernel, stride in zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True):
         size = (size - kernel) // stride + 1
         total += kernel * wide * channels * size
         wide = channels
     attention = 4 * dim * dim * size + 2 * dim * size * size
-    positions = 128 * dim * (dim // groups) * (size + 1)  # one frame too many, which is cut off
+    positions = 128 * dim * (dim // groups) * (size + 1)  # one surplus frame, which is cut off
     return total + channels * dim * size + positions + blocks * (attention + 2 * dim * inner * size)
 
 

@@ -1,4 +1,4 @@
-"""Held against s3prl's copies of the authors' models, layer by layer, on single clips."""
+"""Compares the encoders with s3prl's copies of the authors' models, layer by layer, on single clips."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.upstreams.models import padded, relative, told
+from tests.upstreams.models import padded, refusal_message, relative_error
 from upstreams import create
 from upstreams.base import fingerprint
-from upstreams.contract.check import check
+from upstreams.contract.check import check_contract
 from upstreams.families.fairseq_keys import DEFAULTS
-from upstreams.safety.literal_expressions import literal
+from upstreams.safety.literal_expressions import literal_value
 from upstreams.torchaudio_guard import guard
 
 guard()
@@ -77,8 +77,8 @@ FAMILIES: dict[str, Callable[..., tuple[nn.Module, dict[str, Any]]]] = {
 }
 
 
-def made(family: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """A model with every weight random, and its options."""
+def random_weights_model(family: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a model whose weights are all random, and its options."""
     model, config = FAMILIES[family](**options)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -87,7 +87,7 @@ def made(family: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def plain(model: Any, clip: Tensor, normalize: bool = False) -> Tensor:
-    """(T, L, D) of one clip: the input of each block, and the encoder's output."""
+    """Return the layers (T, L, D) of one clip: the input of each block, and the output of the encoder."""
     states: list[Tensor] = []
     hooks = [
         block.register_forward_pre_hook(lambda _, args: states.append(args[0].transpose(0, 1)))
@@ -135,15 +135,15 @@ def saved(content: Any, folder: Path) -> str:
 
 
 def agrees(reference: str, model: nn.Module, normalize: bool = False) -> None:
-    """All layers of every clip are those of the authors' model, alone and in one batch with NaN as padding."""
+    """Assert that all layers equal those of the authors' model, for single clips and one batch with NaN as padding."""
     upstream = create(reference)
     clips = [0.05 * torch.randn(length) + 0.01 for length in LENGTHS]
     with torch.inference_mode():
         frames, counts = upstream(*padded(clips, extra=500))
         for clip, row, count in zip(clips, frames, counts, strict=True):
             expected = plain(model, clip, normalize)
-            assert relative(upstream(*padded([clip])).frames[0], expected) < CLOSE
-            assert relative(row[:count], expected) < CLOSE
+            assert relative_error(upstream(*padded([clip])).frames[0], expected) < CLOSE
+            assert relative_error(row[:count], expected) < CLOSE
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -153,20 +153,20 @@ def test_every_layout_of_every_family_gives_the_authors_layers(family: str, layo
     options: dict[str, Any] = SMALL | (GATED if family == "wavlm" else {})
     if family == "data2vec":
         options |= {"extractor_mode": "layer_norm", "pos_conv_depth": 3}
-    model, config = made(family, **options)
+    model, config = random_weights_model(family, **options)
     agrees(saved(layout(model, config, True), tmp_path), model, normalize=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_of_the_large_type_give_the_authors_layers(family: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    model, config = made(family, **LARGE, **(GATED if family == "wavlm" else {}))
+    model, config = random_weights_model(family, **LARGE, **(GATED if family == "wavlm" else {}))
     agrees(saved(newer(model, config, False), tmp_path), model)
 
 
 @pytest.mark.parametrize("trial", range(4))
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sizes_that_nobody_published_give_the_authors_layers(family: str, trial: int, tmp_path: Path) -> None:
+def test_unpublished_sizes_give_the_authors_layers(family: str, trial: int, tmp_path: Path) -> None:
     chance = random.Random(f"{family} {trial}")
     torch.manual_seed(trial)
     width, heads = chance.choice([8, 12, 24]), chance.choice([1, 2, 4])
@@ -189,14 +189,14 @@ def test_sizes_that_nobody_published_give_the_authors_layers(family: str, trial:
         options["pos_conv_depth"] = chance.choice([1, 2, 4])
     if family == "wavlm":
         options |= GATED | {"num_buckets": chance.choice([8, 32]), "max_distance": chance.choice([20, 800])}
-    model, config = made(family, **options)
+    model, config = random_weights_model(family, **options)
     normalize = chance.random() < 0.5
     agrees(saved(chance.choice(LAYOUTS)(model, config, normalize), tmp_path), model, normalize)
 
 
-def test_the_models_of_two_configurations_differ_so_that_the_tests_above_can_fail(tmp_path: Path) -> None:
+def test_models_of_two_configurations_differ_so_the_tests_above_can_fail(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("hubert", **LARGE)
+    model, config = random_weights_model("hubert", **LARGE)
     for wrong in ({"encoder_attention_heads": 4}, {"layer_norm_first": False}, {"activation_fn": "relu"}):
         with pytest.raises(AssertionError):
             agrees(saved(newer(model, config | wrong, False), tmp_path), model)
@@ -204,25 +204,25 @@ def test_the_models_of_two_configurations_differ_so_that_the_tests_above_can_fai
 
 def test_quiet_clips_are_normalised_as_fairseq_does_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("wav2vec2", **LARGE)
+    model, config = random_weights_model("wav2vec2", **LARGE)
     upstream, clip = create(saved(newer(model, config, True), tmp_path)), 0.001 * torch.randn(4_000)
     with torch.inference_mode():
         frames = upstream(*padded([clip])).frames[0]
-    assert relative(frames, plain(model, clip, normalize=True)) < CLOSE
-    assert relative(frames, plain(model, clip / clip.std())) > 0.01
+    assert relative_error(frames, plain(model, clip, normalize=True)) < CLOSE
+    assert relative_error(frames, plain(model, clip / clip.std())) > 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights_are_used_in_single(dtype: torch.dtype, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("hubert", **SMALL)
+    model, config = random_weights_model("hubert", **SMALL)
     reference = saved(newer(model.to(dtype), config, False), tmp_path)
     agrees(reference, model.float())
 
 
 def test_either_spelling_of_weight_norm_is_read(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("hubert", **SMALL)
+    model, config = random_weights_model("hubert", **SMALL)
     content = newer(model, config, False)
     names = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
     state = content["model"]
@@ -233,7 +233,7 @@ def test_either_spelling_of_weight_norm_is_read(tmp_path: Path) -> None:
 
 def test_a_positional_convolution_with_batch_norm_is_read(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("hubert", **SMALL)
+    model, config = random_weights_model("hubert", **SMALL)
     same, gelu = list(model.encoder.pos_conv)[1:]
     norm, conv = nn.BatchNorm1d(16), nn.Conv1d(16, 16, 8, padding=4, groups=2)
     for statistics in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
@@ -249,7 +249,7 @@ def fine_tuned(nested: Any, prefix: str, state: dict[str, Tensor]) -> dict[str, 
 
 def test_the_encoder_of_fine_tuned_models_is_read(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("wav2vec2", **SMALL)
+    model, config = random_weights_model("wav2vec2", **SMALL)
     state, task = model.state_dict(), {"normalize": True}
     pretrained = {"model": config, "task": task}
     new = {"model": {"_name": "wav2vec_ctc", "w2v_args": pretrained}, "task": {"_name": "audio_finetuning"}}
@@ -257,12 +257,12 @@ def test_the_encoder_of_fine_tuned_models_is_read(tmp_path: Path) -> None:
     old = argparse.Namespace(arch="wav2vec_ctc", normalize=True, w2v_args=argparse.Namespace(**config))
     agrees(saved(fine_tuned(old, "encoder.", state), tmp_path), model, normalize=True)
     lost = {"model": {"_name": "wav2vec_ctc"}, "task": task}
-    assert "'w2v_args'" in told(saved(fine_tuned(lost, "w2v_encoder.", state), tmp_path))
+    assert "'w2v_args'" in refusal_message(saved(fine_tuned(lost, "w2v_encoder.", state), tmp_path))
 
 
 def test_heads_and_teachers_of_pre_training_are_left_out(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("wavlm", **SMALL)  # without relative positions this is UniSpeech-SAT
+    model, config = random_weights_model("wavlm", **SMALL)  # without relative positions this is UniSpeech-SAT
     content = microsofts(model, config, False)
     for name in ("spk_proj.weight", "layer_norm_for_extract.bias", "label_embs_concat", "quantizer.vars"):
         content["model"][name] = torch.full((3,), float("nan"))
@@ -275,28 +275,28 @@ def test_heads_and_teachers_of_pre_training_are_left_out(tmp_path: Path) -> None
 def test_the_contract_is_kept(family: str, kind: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     extra = GATED if family == "wavlm" else {"pos_conv_depth": 3} if family == "data2vec" else {}
-    model, config = made(family, **kind, **extra)
-    findings = check(create(saved(newer(model, config, True), tmp_path)))
+    model, config = random_weights_model(family, **kind, **extra)
+    findings = check_contract(create(saved(newer(model, config, True), tmp_path)))
     assert [finding for finding in findings if not finding.ok] == []
 
 
 def test_a_random_twin_has_the_shape_but_not_the_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("data2vec", **SMALL, pos_conv_depth=3)
+    model, config = random_weights_model("data2vec", **SMALL, pos_conv_depth=3)
     reference = saved(newer(model, config, True), tmp_path)
     trained, twin = create(reference), create(f"{reference}@random")
-    shapes = [{name: tensor.shape for name, tensor in each.state_dict().items()} for each in (trained, twin)]
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (trained, twin)]
     assert shapes[0] == shapes[1]
     assert trained.settings() == twin.settings()
     assert fingerprint(trained) != fingerprint(twin) == fingerprint(create(f"{reference}@random"))
-    assert all(finding.ok for finding in check(twin))
+    assert all(finding.ok for finding in check_contract(twin))
 
 
-def test_where_the_weights_came_from_is_kept_and_is_no_part_of_the_identity(tmp_path: Path) -> None:
+def test_the_origin_of_weights_is_recorded_and_not_part_of_the_fingerprint(tmp_path: Path) -> None:
     import hashlib
 
     torch.manual_seed(0)
-    model, config = made("hubert", **SMALL)
+    model, config = random_weights_model("hubert", **SMALL)
     prints = []
     for layout in (newer, older):
         upstream = create(saved(layout(model, config, True), tmp_path))
@@ -310,17 +310,17 @@ def test_where_the_weights_came_from_is_kept_and_is_no_part_of_the_identity(tmp_
 @pytest.fixture(scope="module")
 def parts() -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(0)
-    return made("wav2vec2", **SMALL)
+    return random_weights_model("wav2vec2", **SMALL)
 
 
 def refusal(content: Any, folder: Path) -> str:
-    message = told(saved(content, folder))
+    message = refusal_message(saved(content, folder))
     assert message.startswith(("'", "cfg of", "weights of", "no model", "checkpoint"))
     assert len(message) < 600
     return message
 
 
-def test_weights_that_do_not_all_arrive_are_named(parts: Any, tmp_path: Path) -> None:
+def test_misfitting_weights_are_named(parts: Any, tmp_path: Path) -> None:
     model, config = parts
     content = newer(model, config | {"encoder_ffn_embed_dim": 25}, False)
     state = content["model"]
@@ -335,8 +335,8 @@ def test_weights_that_do_not_all_arrive_are_named(parts: Any, tmp_path: Path) ->
 def test_weights_that_are_not_finite_or_no_tensors_are_refused(parts: Any, tmp_path: Path) -> None:
     model, config = parts
     strange = [torch.zeros(16, dtype=torch.int8), torch.zeros(16) > 0, torch.zeros(16) + 0j, [1.0]]
-    told = [(value, "no floating-point numbers at") for value in strange]
-    for value, phrase in ((torch.full((16,), float("nan")), "not finite"), *told):
+    cases = [(value, "no floating-point numbers at") for value in strange]
+    for value, phrase in ((torch.full((16,), float("nan")), "not finite"), *cases):
         content = newer(model, config, False)
         content["model"]["encoder.layers.1.fc2.bias"] = value
         message = refusal(content, tmp_path)
@@ -367,9 +367,7 @@ def test_weights_that_are_not_finite_or_no_tensors_are_refused(parts: Any, tmp_p
         ("relative_position_embedding", True, "gru_rel_pos"),
     ],
 )
-def test_options_of_what_is_not_known_here_are_refused(
-    option: str, value: Any, phrase: str, parts: Any, tmp_path: Path
-) -> None:
+def test_unsupported_options_are_refused(option: str, value: Any, phrase: str, parts: Any, tmp_path: Path) -> None:
     model, config = parts
     assert phrase in refusal(newer(model, config | {option: value}, False), tmp_path)
 
@@ -378,7 +376,7 @@ def test_code_in_the_place_of_layer_sizes_is_not_run(parts: Any, tmp_path: Path)
     model, config = parts
     mark = tmp_path / "mark"
     text = f"[(8, 10, 5)] * len([__import__('pathlib').Path({str(mark)!r}).touch()])"
-    told(saved(newer(model, config | {"conv_feature_layers": text}, False), tmp_path))
+    refusal_message(saved(newer(model, config | {"conv_feature_layers": text}, False), tmp_path))
     assert not mark.exists()
 
 
@@ -387,15 +385,17 @@ def test_options_that_are_left_out_have_the_authors_values() -> None:
     from s3prl.upstream.wav2vec2.wav2vec2_model import Wav2Vec2Config
     from s3prl.upstream.wavlm.WavLM import WavLMConfig
 
-    theirs = [asdict(HubertConfig(label_rate=50)), asdict(Wav2Vec2Config()), vars(WavLMConfig())]
+    defaults = [asdict(HubertConfig(label_rate=50)), asdict(Wav2Vec2Config()), vars(WavLMConfig())]
     for name, value in DEFAULTS.items():
-        values = [options[name] for options in theirs if name in options]
-        assert all(literal(each) == literal(value) if name == LAYERS else each == value for each in values), name
+        values = [options[name] for options in defaults if name in options]
+        assert all(
+            literal_value(default) == literal_value(value) if name == LAYERS else default == value for default in values
+        ), name
         assert values or name == "conv_pos_batch_norm"  # which is newer than s3prl's copy
 
 
 @pytest.mark.parametrize("rate", [0, 3_999, 192_001, 10**12, 10**600, True, "16000"])
-def test_rates_that_no_sound_is_recorded_at_are_refused(rate: Any, parts: Any, tmp_path: Path) -> None:
+def test_implausible_sampling_rates_are_refused(rate: Any, parts: Any, tmp_path: Path) -> None:
     model, config = parts
     content = newer(model, config, False)
     content["cfg"]["task"]["sample_rate"] = rate
@@ -411,7 +411,7 @@ def test_weights_that_are_there_twice_are_refused(parts: Any, tmp_path: Path) ->
     assert "twice: encoder.pos_conv.0.weight_g and encoder.pos_conv.0.param" in refusal(content, tmp_path)
 
 
-def test_names_of_weights_cannot_move_the_terminal(parts: Any, tmp_path: Path) -> None:
+def test_names_of_weights_are_escaped_in_messages(parts: Any, tmp_path: Path) -> None:
     model, config = parts
     content = newer(model, config, False)
     content["model"]["junk\x1b[31m\r" + "x" * 50_000] = torch.zeros(1)
@@ -421,20 +421,20 @@ def test_names_of_weights_cannot_move_the_terminal(parts: Any, tmp_path: Path) -
     assert len(message) < 500
 
 
-def test_paths_that_can_be_none_are_refused() -> None:
+def test_invalid_paths_are_refused() -> None:
     for path in ("~nobody-here/x", "x" * 5_000, "x\0y"):
-        assert told(f"fairseq:{path}")
+        assert refusal_message(f"fairseq:{path}")
 
 
 def test_normalisation_is_never_guessed(tmp_path: Path) -> None:
-    model, config = made("hubert", **LARGE)
+    model, config = random_weights_model("hubert", **LARGE)
     for layout in LAYOUTS:
         assert "normalised" in refusal(layout(model, config, None), tmp_path)
 
 
-def test_base_models_of_microsofts_that_do_not_mention_normalisation_have_none(tmp_path: Path) -> None:
+def test_microsofts_base_models_without_the_option_do_not_normalise(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, config = made("wavlm", **SMALL, **GATED)
+    model, config = random_weights_model("wavlm", **SMALL, **GATED)
     agrees(
         saved({"cfg": {k: v for k, v in config.items() if k != "normalize"}, "model": model.state_dict()}, tmp_path),
         model,
@@ -460,11 +460,11 @@ def test_models_of_other_families_are_refused_by_name(name: str, phrases: tuple[
     assert all(phrase in message for phrase in phrases)
 
 
-def test_what_is_no_fairseq_checkpoint_is_refused_with_what_it_holds(parts: Any, tmp_path: Path) -> None:
+def test_other_files_are_refused_with_a_list_of_their_content(parts: Any, tmp_path: Path) -> None:
     model, _ = parts
     assert "it holds epoch, state_dict" in refusal({"state_dict": model.state_dict(), "epoch": 3}, tmp_path)
     assert "it holds model" in refusal({"model": model.state_dict()}, tmp_path)
     assert "it holds one list" in refusal([torch.zeros(2)], tmp_path)
     assert "hf:FOLDER" in refusal(model.state_dict(), tmp_path)
-    assert "no file" in told(f"fairseq:{tmp_path / 'absent.pt'}")
-    assert "has nothing after it" in told("fairseq:")
+    assert "no file" in refusal_message(f"fairseq:{tmp_path / 'absent.pt'}")
+    assert "has nothing after it" in refusal_message("fairseq:")

@@ -1,4 +1,4 @@
-"""Where files come from: folders, revisions in the cache, and what is told of either; never over a network."""
+"""Tests of locating files in folders and cached revisions, and of the error messages; they use no network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.upstreams.models import SMALL, build, save, told, waveform_extractor
+from tests.upstreams.models import SMALL, build, refusal_message, save, waveform_extractor
 from upstreams import create
 from upstreams.base import fingerprint
 
@@ -22,17 +22,17 @@ FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two versions of a model, by commit."""
-    made = {}
+    folders = {}
     for seed, commit in enumerate((OLD, NEW)):
         torch.manual_seed(seed)
-        made[commit] = tmp_path_factory.mktemp("hubert")
-        save(build("hubert", **SMALL), waveform_extractor(bool(seed)), made[commit])
-    return made
+        folders[commit] = tmp_path_factory.mktemp("hubert")
+        save(build("hubert", **SMALL), waveform_extractor(bool(seed)), folders[commit])
+    return folders
 
 
 @pytest.fixture
 def cache(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of both, with a branch, a tag and a pull request, and the hub switched off."""
+    """A hub cache of both versions, with a branch, a tag and a pull request, and the hub switched off."""
     from huggingface_hub import constants
 
     home = tmp_path / "models--somebody--hubert"
@@ -83,12 +83,12 @@ def test_a_random_twin_takes_a_revision_too(cache: Path, folders: dict[str, Path
     assert upstream.origin == digests(folders[OLD], FILES[:2]) | {"revision": OLD}
 
 
-def test_revisions_that_the_cache_lacks_are_told_without_a_network(cache: Path) -> None:
-    message = told("hf:somebody/hubert@v2.0")
+def test_revisions_missing_from_the_cache_are_named_without_a_network(cache: Path) -> None:
+    message = refusal_message("hf:somebody/hubert@v2.0")
     assert "'somebody/hubert' at revision 'v2.0' is no folder and not in the Hugging Face cache" in message
     assert "the hub is out of reach" in message
     for bad in ("../../x", "", "two words", "-x"):
-        assert "is no revision of 'somebody/hubert'" in told(f"hf:somebody/hubert@{bad}")
+        assert "is no revision of 'somebody/hubert'" in refusal_message(f"hf:somebody/hubert@{bad}")
 
 
 def test_a_folders_origin_is_the_digests_of_what_was_read(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -97,15 +97,15 @@ def test_a_folders_origin_is_the_digests_of_what_was_read(folders: dict[str, Pat
     at = tmp_path / "my@model"
     shutil.copytree(folders[OLD], at)
     assert create(f"hf:{at}").origin == digests(folders[OLD])
-    assert "is a folder, which has no revisions" in told(f"hf:{folders[OLD]}@main")
+    assert "is a folder, which has no revisions" in refusal_message(f"hf:{folders[OLD]}@main")
 
 
-def test_what_is_nearly_a_folder_is_told_with_what_to_write(folders: dict[str, Path]) -> None:
+def test_near_misses_of_a_folder_are_refused_with_advice(folders: dict[str, Path]) -> None:
     folder = folders[OLD]
-    assert f"random twin is written {folder}@random" in told(f"hf:{folder}@Random")
-    assert "take none" in told(f"hf:{folder}?layers=3")
-    assert "give its folder, or fairseq:FILE" in told(f"hf:{folder / 'model.safetensors'}")
-    assert told(f"speechbrain:{folder / 'config.json'}").endswith(
+    assert f"random twin is written {folder}@random" in refusal_message(f"hf:{folder}@Random")
+    assert "take none" in refusal_message(f"hf:{folder}?layers=3")
+    assert "give its folder, or fairseq:FILE" in refusal_message(f"hf:{folder / 'model.safetensors'}")
+    assert refusal_message(f"speechbrain:{folder / 'config.json'}").endswith(
         "speechbrain: takes a folder with hyperparams.yaml, or a hub id"
     )
 
@@ -115,7 +115,7 @@ def test_json_of_more_than_20_mb_is_not_read(folders: dict[str, Path], tmp_path:
     shutil.copytree(folders[OLD], folder)
     with (folder / "config.json").open("r+b") as file:
         file.truncate(1 << 40)
-    assert "config.json' has more than 20 MB" in told(f"hf:{folder}")
+    assert "config.json' has more than 20 MB" in refusal_message(f"hf:{folder}")
 
 
 def test_all_parts_of_weights_in_several_files_are_in_the_origin(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -136,17 +136,17 @@ def test_all_parts_of_weights_in_several_files_are_in_the_origin(folders: dict[s
     assert upstream.origin == digests(folder, (*FILES[:2], "model.safetensors.index.json", *files))
 
 
-def test_a_model_that_is_nowhere_is_told_within_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_reported_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    message = told("hf:nobody/has-ever-published-this")
+    message = refusal_message("hf:nobody/has-ever-published-this")
     assert "not in the Hugging Face cache, and the hub is out of reach" in message
-    assert told("hf:not a hub id").startswith("'not a hub id' is neither a folder nor a hub id")
-    assert "give the folder" in told("hubert_base")
+    assert refusal_message("hf:not a hub id").startswith("'not a hub id' is neither a folder nor a hub id")
+    assert "give the folder" in refusal_message("hubert_base")
 
 
-def test_what_the_hub_answers_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_hub_become_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -156,11 +156,11 @@ def test_what_the_hub_answers_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPa
         errors.RevisionNotFoundError: "'somebody/thing' has no revision 'v9' on the hub",
         errors.HfHubHTTPError: "'somebody/thing' cannot be downloaded from the hub: gone away",
     }
-    monkeypatch.setattr("upstreams.families.hub.reachable", lambda: True)
+    monkeypatch.setattr("upstreams.families.hub.hub_reachable", lambda: True)
     for kind, sentence in expected.items():
 
         def fails(*_: object, kind: type = kind, **__: object) -> str:
             raise kind("gone\naway", response=answer)
 
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
-        assert sentence in told("hf:somebody/thing@v9")
+        assert sentence in refusal_message("hf:somebody/thing@v9")

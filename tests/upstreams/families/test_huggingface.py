@@ -20,14 +20,14 @@ from tests.upstreams.models import (
     build,
     mel_extractor,
     padded,
+    refusal_message,
     save,
-    told,
     waveform_extractor,
 )
 from upstreams import create, entries
 from upstreams.base import fingerprint
-from upstreams.families.huggingface import untrained
-from upstreams.families.named_models import AST, WHISPER, named
+from upstreams.families.huggingface import random_model
+from upstreams.families.named_models import AST, WHISPER, hub_model
 from upstreams.families.waveform_encoders import fold_weight_norm
 
 
@@ -43,7 +43,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def as_pickle(folder: Path) -> dict[str, torch.Tensor]:
-    """Replace the safetensors file by an older pytorch_model.bin; its content."""
+    """Replace the safetensors file by an older pytorch_model.bin and return its content."""
     from safetensors.torch import load_file
 
     state = load_file(folder / "model.safetensors")
@@ -59,7 +59,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def heads_of(kind: str) -> list[str]:
-    """Every class with a head that transformers has for a kind."""
+    """Return the names of all classes with a head that transformers has for a model type."""
     import transformers
 
     start = f"{FAMILIES[kind]}For"
@@ -117,7 +117,7 @@ def test_checkpoints_in_several_files_and_in_half_precision_load(folder: Path) -
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     assert same(create(f"hf:{folder}"), expected)
     (folder / "b.bin").rename(folder / "elsewhere.bin")
-    assert "lacks b.bin" in told(f"hf:{folder}")
+    assert "lacks b.bin" in refusal_message(f"hf:{folder}")
     (folder / "pytorch_model.bin.index.json").unlink()
     torch.save({name: tensor.half() for name, tensor in state.items()}, folder / "pytorch_model.bin")
     upstream = create(f"hf:{folder}")
@@ -148,13 +148,13 @@ def test_every_architecture_has_a_random_twin_that_encodes(kind: str) -> None:
     others = {"whisper": SMALL_WHISPER, "audio-spectrogram-transformer": SMALL_AST, "wav2vec2-bert": SMALL_BERT}
     bands = 23 if kind == "wav2vec2-bert" else 32
     settings = WHISPER | AST | {"chunk_length": 1, "max_length": 64, "num_mel_bins": bands, "stride": 2}
-    upstream = named("nobody/nothing", True, kind, settings, **others.get(kind, SMALL)).eval()
+    upstream = hub_model("nobody/nothing", True, kind, settings, **others.get(kind, SMALL)).eval()
     frames = upstream(*padded([torch.randn(4_000), torch.randn(2_000)])).frames
     assert bool(frames.isfinite().all())
     assert float(frames.detach().std()) > 0.0
 
 
-SIZES = {  # millions of weights, without heads
+SIZES = {  # millions of weights without heads, by name
     "ast": 86.2,
     "data2vec_audio_base": 93.2,
     "hubert_base": 94.4,
@@ -175,9 +175,9 @@ def test_twins_of_hub_models_have_their_size_without_a_network(name: str, monkey
 
     def counted(config: Any) -> Any:
         with torch.device("meta"):  # counting needs no memory
-            return untrained(config)
+            return random_model(config)
 
-    monkeypatch.setattr(family, "untrained", counted)
+    monkeypatch.setattr(family, "random_model", counted)
     upstream = getattr(family, name)(random=True)
     millions = sum(tensor.numel() for tensor in upstream.parameters()) / 1e6
     assert millions == pytest.approx(SIZES[name], abs=0.1)
@@ -192,50 +192,50 @@ def test_the_sizes_above_cover_every_hub_name() -> None:
 
 
 def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
-    assert told(f"hf:{folder}/nowhere").startswith("no folder")
+    assert refusal_message(f"hf:{folder}/nowhere").startswith("no folder")
     (folder / "preprocessor_config.json").rename(folder / "kept.json")
-    message = told(f"hf:{folder}")
+    message = refusal_message(f"hf:{folder}")
     assert message.startswith("no preprocessor_config.json in")
     assert "sampled and normalised" in message
-    assert "no preprocessor_config.json" in told(f"hf:{folder}@random")
+    assert "no preprocessor_config.json" in refusal_message(f"hf:{folder}@random")
     (folder / "kept.json").rename(folder / "preprocessor_config.json")
     (folder / "model.safetensors").unlink()
-    assert told(f"hf:{folder}").startswith("no weights in")
+    assert refusal_message(f"hf:{folder}").startswith("no weights in")
     (folder / "config.json").write_text("{not json")
-    assert "config.json of" in told(f"hf:{folder}")
+    assert "config.json of" in refusal_message(f"hf:{folder}")
     (folder / "config.json").unlink()
-    assert told(f"hf:{folder}").startswith("no config.json in")
+    assert refusal_message(f"hf:{folder}").startswith("no config.json in")
 
 
-def test_architectures_that_are_not_known_are_refused_with_the_known_ones(folder: Path) -> None:
+def test_unsupported_architectures_are_refused_with_a_list_of_supported_ones(folder: Path) -> None:
     edit(folder / "config.json", model_type="bert")
-    message = told(f"hf:{folder}")
+    message = refusal_message(f"hf:{folder}")
     assert "of type 'bert'" in message
     assert "wav2vec2" in message
     edit(folder / "config.json", model_type="hubert", conv_dim=[8])
-    assert "does not suit transformers" in told(f"hf:{folder}")
+    assert "does not suit transformers" in refusal_message(f"hf:{folder}")
 
 
 def test_weights_of_another_architecture_are_refused_by_name(folder: Path) -> None:
     edit(folder / "config.json", num_hidden_layers=3)
-    assert "missing: encoder.layers.2" in told(f"hf:{folder}")
+    assert "missing: encoder.layers.2" in refusal_message(f"hf:{folder}")
     edit(folder / "config.json", num_hidden_layers=1)
-    assert "of no use: encoder.layers.1" in told(f"hf:{folder}")
+    assert "of no use: encoder.layers.1" in refusal_message(f"hf:{folder}")
     edit(folder / "config.json", num_hidden_layers=2, intermediate_size=32)
-    assert "of another shape: encoder.layers.0.feed_forward.intermediate_dense" in told(f"hf:{folder}")
+    assert "of another shape: encoder.layers.0.feed_forward.intermediate_dense" in refusal_message(f"hf:{folder}")
 
 
-def test_a_checkpoint_of_nothing_but_strangers_is_refused(folder: Path) -> None:
+def test_a_checkpoint_of_unknown_weights_only_is_refused(folder: Path) -> None:
     as_pickle(folder)
     torch.save({"something.weight": torch.zeros(3)}, folder / "pytorch_model.bin")
-    assert "missing: " in told(f"hf:{folder}")
+    assert "missing: " in refusal_message(f"hf:{folder}")
 
 
 def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
     state = as_pickle(folder)
     state["encoder.layer_norm.weight"][0] = float("nan")
     torch.save(state, folder / "pytorch_model.bin")
-    assert "not finite: encoder.layer_norm.weight" in told(f"hf:{folder}")
+    assert "not finite: encoder.layer_norm.weight" in refusal_message(f"hf:{folder}")
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64])
@@ -243,7 +243,7 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(kind: torch.dtyp
     state = as_pickle(folder)
     name = "encoder.layers.0.attention.k_proj.weight"
     torch.save(state | {name: state[name].to(kind)}, folder / "pytorch_model.bin")
-    assert f"no floating-point numbers at {name};" in told(f"hf:{folder}")
+    assert f"no floating-point numbers at {name};" in refusal_message(f"hf:{folder}")
 
 
 def test_weights_that_are_there_twice_are_refused(folder: Path) -> None:
@@ -251,7 +251,7 @@ def test_weights_that_are_there_twice_are_refused(folder: Path) -> None:
     new = next(name for name in state if name.endswith("parametrizations.weight.original0"))
     old = new.replace("parametrizations.weight.original0", "weight_g")
     torch.save(state | {old: 2 * state[new]}, folder / "pytorch_model.bin")
-    assert f"twice: {new} and {old}" in told(f"hf:{folder}")
+    assert f"twice: {new} and {old}" in refusal_message(f"hf:{folder}")
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_weights_that_are_there_twice_are_refused(folder: Path) -> None:
 )
 def test_sizes_that_no_model_has_are_refused(key: str, value: Any, folder: Path) -> None:
     edit(folder / "config.json", **{key: value})
-    message = told(f"hf:{folder}")
+    message = refusal_message(f"hf:{folder}")
     assert key in message or "hidden_size" in message
 
 
@@ -299,51 +299,51 @@ def test_labels_of_heads_are_not_even_counted(folder: Path) -> None:
         ({"model_type": "mimi", "num_quantizers": 10**7}, "more than 100000 modules"),
     ],
 )
-def test_random_twins_of_no_machines_size_are_refused_at_once(
+def test_random_twins_that_are_too_large_are_refused_at_once(
     changes: dict[str, Any], complaint: str, folder: Path
 ) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "hubert"} | changes))
     if "model_type" in changes:
         edit(folder / "preprocessor_config.json", feature_extractor_type="EncodecFeatureExtractor")
     start = time.monotonic()
-    assert complaint in told(f"hf:{folder}@random")
+    assert complaint in refusal_message(f"hf:{folder}@random")
     assert time.monotonic() - start < 20
 
 
 def test_frames_of_many_seconds_are_refused(folder: Path) -> None:
     save(build("hubert", **{**SMALL, "conv_kernel": [4000, 2, 300], "conv_stride": [500, 2, 2]}), None, folder)
-    assert "sees more than 10 s of sound" in told(f"hf:{folder}")
+    assert "sees more than 10 s of sound" in refusal_message(f"hf:{folder}")
 
 
 @pytest.mark.parametrize("kind", ["\x1b[31mevil\x07", "x" * 100_000, ["hubert"], {"a": 1}])
-def test_types_that_are_no_names_are_refused_on_one_short_line(kind: Any, folder: Path) -> None:
+def test_invalid_model_types_are_refused_on_one_short_line(kind: Any, folder: Path) -> None:
     edit(folder / "config.json", model_type=kind)
-    message = told(f"hf:{folder}")
+    message = refusal_message(f"hf:{folder}")
     assert message.isprintable()
     assert len(message) < 600
 
 
-def test_names_of_weights_cannot_move_the_terminal(folder: Path) -> None:
+def test_names_of_weights_are_escaped_in_messages(folder: Path) -> None:
     state = as_pickle(folder)
     junk = {"encoder.\x1b[31m\n" + "x" * 50_000: torch.zeros(2)}
     torch.save(state | junk, folder / "pytorch_model.bin")
-    message = told(f"hf:{folder}")
+    message = refusal_message(f"hf:{folder}")
     assert "of no use: encoder.?[31m x" in message
     assert message.isprintable()
     assert len(message) < 600
 
 
-def test_what_a_stranger_configures_is_not_printed(folder: Path) -> None:
+def test_untrusted_configuration_is_not_printed(folder: Path) -> None:
     edit(folder / "config.json", use_return_dict="\x1b[2J", rope_parameters={"rope_type": "\x1b[2J"})
     printed = logging.StreamHandler(io.StringIO())
     logger = logging.getLogger("transformers")
     logger.addHandler(printed)
-    assert told(f"hf:{folder}").isprintable()
+    assert refusal_message(f"hf:{folder}").isprintable()
     logger.removeHandler(printed)
     assert printed.stream.getvalue() == ""
 
 
-def test_a_checkpoint_that_wants_to_run_code_is_refused_and_runs_nothing(folder: Path) -> None:
+def test_a_checkpoint_with_code_is_refused_and_not_run(folder: Path) -> None:
     import os
 
     class Hostile:
@@ -352,7 +352,7 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused_and_runs_nothing(folder:
 
     (folder / "model.safetensors").unlink()
     torch.save({"encoder.layer_norm.weight": Hostile()}, folder / "pytorch_model.bin")
-    assert "wants to run" in told(f"hf:{folder}")
+    assert "wants to run" in refusal_message(f"hf:{folder}")
     assert not (folder / "harm").exists()
 
 
@@ -364,33 +364,33 @@ def test_weights_that_are_neither_the_models_nor_a_known_heads_are_refused_by_na
     create(f"hf:{folder}")
     for stranger in ("encoder.layers.2.final_layer_norm.weight", "hubert.encoder.layers.2.final_layer_norm.weight"):
         torch.save(bare | heads | {stranger: torch.zeros(16)}, folder / "pytorch_model.bin")
-        message = told(f"hf:{folder}")
+        message = refusal_message(f"hf:{folder}")
         assert "of no use: " in message
         assert stranger.removeprefix("hubert.") in message
     torch.save(state | {"extra_block.weight": torch.zeros(16)}, folder / "pytorch_model.bin")
-    assert "of no use: extra_block.weight" in told(f"hf:{folder}")
+    assert "of no use: extra_block.weight" in refusal_message(f"hf:{folder}")
 
 
-def test_whoever_has_a_head_of_their_own_is_told_what_to_save(folder: Path) -> None:
+def test_a_custom_head_is_refused_with_advice_on_what_to_save(folder: Path) -> None:
     state = as_pickle(folder)
     torch.save(
         {f"hubert.{name}": tensor for name, tensor in state.items()} | {"my_head.weight": torch.zeros(3)},
         folder / "pytorch_model.bin",
     )
-    message = told(f"hf:{folder}")
+    message = refusal_message(f"hf:{folder}")
     assert "of no use: my_head.weight" in message
     assert "save the encoder alone, by model.hubert.save_pretrained(FOLDER)" in message
 
 
-def test_a_renamed_or_lost_block_is_told_by_name(folder: Path) -> None:
+def test_a_renamed_or_missing_block_is_named(folder: Path) -> None:
     state = as_pickle(folder)
     renamed = {name.replace("layers.1.attention", "layers.1.self_attn"): tensor for name, tensor in state.items()}
     torch.save(renamed, folder / "pytorch_model.bin")
-    message = told(f"hf:{folder}")
+    message = refusal_message(f"hf:{folder}")
     assert "missing: encoder.layers.1.attention" in message
     assert "of no use: encoder.layers.1.self_attn" in message
     torch.save({f"wav2vec2.{name}": tensor for name, tensor in state.items()}, folder / "pytorch_model.bin")
-    assert "of no use: wav2vec2.encoder" in told(f"hf:{folder}")
+    assert "of no use: wav2vec2.encoder" in refusal_message(f"hf:{folder}")
 
 
 def test_code_that_comes_with_a_model_is_never_run(folder: Path) -> None:
@@ -401,15 +401,15 @@ def test_code_that_comes_with_a_model_is_never_run(folder: Path) -> None:
     edit(folder / "config.json", auto_map=own, **kernel)
     assert same(create(f"hf:{folder}"), expected)
     edit(folder / "config.json", model_type="own")
-    assert "whose own code (auto_map) is never run" in told(f"hf:{folder}")
+    assert "whose own code (auto_map) is never run" in refusal_message(f"hf:{folder}")
     assert not (folder / "harm").exists()
 
 
 def test_quantised_models_and_models_without_blocks_are_refused(folder: Path) -> None:
     edit(folder / "config.json", num_hidden_layers=0)
-    assert "num_hidden_layers in its config.json must be >= 1" in told(f"hf:{folder}")
+    assert "num_hidden_layers in its config.json must be >= 1" in refusal_message(f"hf:{folder}")
     edit(folder / "config.json", num_hidden_layers=2, quantization_config={"quant_method": "bitsandbytes"})
-    assert "are quantised (quantization_config)" in told(f"hf:{folder}")
+    assert "are quantised (quantization_config)" in refusal_message(f"hf:{folder}")
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
@@ -430,12 +430,12 @@ def test_a_configuration_of_a_far_larger_model_than_the_weights_takes_no_memory(
     whole = json.loads((folder / "config.json").read_text())
     for changes in ({"num_hidden_layers": 500, "hidden_size": 1024}, {"intermediate_size": 10**7, "hidden_size": 64}):
         (folder / "config.json").write_text(json.dumps(whole | changes))
-        assert "describes a far larger model than its weights" in told(f"hf:{folder}")
+        assert "describes a far larger model than its weights" in refusal_message(f"hf:{folder}")
     (folder / "config.json").write_text(json.dumps(whole | {"hidden_act": "nothing"}))
-    assert "no model can be built from this config.json" in told(f"hf:{folder}")
+    assert "no model can be built from this config.json" in refusal_message(f"hf:{folder}")
 
 
-def test_a_random_twin_is_what_the_seed_alone_draws() -> None:
+def test_a_random_twin_depends_on_the_seed_only() -> None:
     from upstreams import SEED
 
     folder = str(Path(__file__).parents[3] / "examples" / "hubert_tiny")
@@ -444,5 +444,5 @@ def test_a_random_twin_is_what_the_seed_alone_draws() -> None:
         torch.manual_seed(SEED)
         model = transformers.HubertModel(transformers.HubertConfig.from_pretrained(folder))
     for name, weight in model.named_parameters():
-        if "pos_conv_embed" not in name:  # whose weight norm is folded
+        if "pos_conv_embed" not in name:  # its weight norm is folded
             assert torch.equal(weight, upstream.model.get_parameter(name)), name

@@ -1,4 +1,4 @@
-"""Upstreams of s3prl, held against its own Featurizers on the same checkpoints."""
+"""Compares upstreams of s3prl with its own Featurizers on the same checkpoints."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from tests.upstreams import s3prl_spectral, s3prl_speech
 from tests.upstreams.s3prl_speech import CHECKPOINTS, encoded, sound
 from upstreams import create
 from upstreams.base import Upstream, UpstreamError, fingerprint
-from upstreams.contract.check import check
-from upstreams.contract.probe_signals import difference
+from upstreams.contract.check import check_contract
+from upstreams.contract.probe_signals import relative_difference
 from upstreams.families import s3prl_bridge
+from upstreams.families.s3prl_entries import s3prl_entries
 
 SECONDS = (0.03, 0.05, 0.7431, 2.0)
 
@@ -32,11 +33,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     folder = tmp_path_factory.mktemp("s3prl")
 
     @cache
-    def made(name: str) -> Path:
+    def checkpoint_of(name: str) -> Path:
         torch.manual_seed(0)
         return CHECKPOINTS[name](folder / f"{name}.pt")
 
-    return made
+    return checkpoint_of
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +46,16 @@ def upstream(checkpoint: Callable[[str], Path]) -> Callable[[str], Any]:
 
 
 def s3prls_own(name: str, path: Path) -> Any:
-    """s3prl's S3PRLUpstream, which takes its checkpoint by path, or by what stands in for its download."""
+    """Build s3prl's S3PRLUpstream with its checkpoint given by path, or in place of its download."""
     from s3prl.nn import S3PRLUpstream
 
-    given = path if s3prl_bridge.entries()[name].needs_checkpoint else None
-    with s3prl_bridge.opened(path):
-        return S3PRLUpstream(name, str(given) if given else None).eval()
+    checkpoint = path if s3prl_entries()[name].needs_checkpoint else None
+    with s3prl_bridge.s3prl_build(path):
+        return S3PRLUpstream(name, str(checkpoint) if checkpoint else None).eval()
 
 
 def drawn(featurizer: Any) -> Tensor:
-    """Weights of a layer sum that no two layers share."""
+    """Return weights of a layer sum that differ between all layers."""
     if not hasattr(featurizer, "weights"):
         return torch.ones(1)
     with torch.no_grad():
@@ -64,7 +65,7 @@ def drawn(featurizer: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_every_family_keeps_the_contract(name: str, upstream: Callable[[str], Any]) -> None:
-    assert [finding for finding in check(upstream(name)) if not finding.ok] == []
+    assert [finding for finding in check_contract(upstream(name)) if not finding.ok] == []
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -88,8 +89,8 @@ def test_layer_sum_equals_s3prls_featurizer(
         frames = encoded(ours, clip)
         both = min(len(frames), len(wanted))
         assert len(frames) - 1 <= both
-        assert difference((frames[:both] * weights[:, None]).sum(1)[:, None], wanted[:both, None]) < 1e-4
-        if seconds >= 0.05:  # else s3prl counts frames of the zeros that it appends
+        assert relative_difference((frames[:both] * weights[:, None]).sum(1)[:, None], wanted[:both, None]) < 1e-4
+        if seconds >= 0.05:  # in shorter clips s3prl counts frames of the zeros that it appends
             assert torch.allclose(wanted[both:], wanted[both - 1 : both].expand(len(wanted) - both, -1))
 
 
@@ -100,7 +101,7 @@ def test_layer_sum_equals_the_featurizer_of_s3prls_own_benchmark(
     from s3prl.upstream.interfaces import Featurizer
 
     theirs, clip = s3prls_own(name, checkpoint(name)).upstream, sound(19_000)
-    with s3prl_bridge.opened(None):
+    with s3prl_bridge.s3prl_build(None):
         featurizer = Featurizer(theirs, "hidden_states", upstream_device="cpu")
     weights = drawn(featurizer)
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_layer_sum_equals_the_featurizer_of_s3prls_own_benchmark(
     ours = (encoded(upstream(name), clip) * weights[:, None]).sum(1)
     assert abs(len(ours) - len(wanted)) <= 1
     both = min(len(ours), len(wanted))
-    assert difference(ours[:both, None], wanted[:both, None]) < 1e-4
+    assert relative_difference(ours[:both, None], wanted[:both, None]) < 1e-4
 
 
 def test_clips_have_the_frames_that_the_model_gives_them(upstream: Callable[[str], Any]) -> None:
@@ -119,7 +120,7 @@ def test_clips_have_the_frames_that_the_model_gives_them(upstream: Callable[[str
         for kernel, stride in convolutions:
             frames = (frames - kernel) // stride + 1
         assert len(encoded(hubert, sound(samples))) == frames
-    assert len(encoded(hubert, sound(32_000))) == 99  # where s3prl says 100
+    assert len(encoded(hubert, sound(32_000))) == 99  # s3prl returns 100 frames
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_the_hop_is_that_of_the_convolutions_whatever_s3prl_says(
     for stride in strides:
         frames = (frames - 2 * stride) // stride + 1
     assert (upstream.hop, len(encoded(upstream, sound(32_000)))) == (hop, frames)
-    assert [finding for finding in check(upstream) if not finding.ok] == []
+    assert [finding for finding in check_contract(upstream) if not finding.ok] == []
 
 
 def test_hubert_gives_what_transformers_gives_for_the_same_weights(
@@ -142,10 +143,10 @@ def test_hubert_gives_what_transformers_gives_for_the_same_weights(
 ) -> None:
     folder = checkpoint("hf_hubert_custom")
     theirs, clip = create(f"hf:{folder}"), sound(24_000)
-    assert difference(encoded(upstream("hf_hubert_custom"), clip), encoded(theirs, clip)) < 1e-4
+    assert relative_difference(encoded(upstream("hf_hubert_custom"), clip), encoded(theirs, clip)) < 1e-4
 
 
-# Weights that do not arrive
+# Weights that are not loaded
 
 
 def altered(path: Path, to: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
@@ -172,7 +173,7 @@ def renamed(part: str, name: str) -> Callable[[dict[str, Any]], None]:
         ("vq_wav2vec_gumbel", "model_weight", "vector_quantizer.vars"),
     ],
 )
-def test_a_renamed_key_is_named_as_missing_and_as_of_no_use(
+def test_a_renamed_key_is_named_as_missing_and_as_unused(
     entry: str, part: str, name: str, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = altered(checkpoint(entry), tmp_path / "renamed.pt", renamed(part, name))
@@ -180,7 +181,7 @@ def test_a_renamed_key_is_named_as_missing_and_as_of_no_use(
         create(f"s3prl:{entry}@{path}")
 
 
-def test_a_key_that_s3prl_skips_is_refused_unless_it_is_a_head(
+def test_a_key_that_s3prl_ignores_is_refused_unless_it_is_a_head(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     def more(name: str) -> Path:
@@ -264,13 +265,13 @@ def test_a_configuration_of_a_huge_model_is_refused_at_once(
 
     path = checkpoint(family) if family in CHECKPOINTS else getattr(s3prl_spectral, family)(tmp_path / "model.pt")
     start = time.monotonic()
-    with pytest.raises(UpstreamError, match=r"larger model|its configuration says|hop is said|more memory than"):
+    with pytest.raises(UpstreamError, match=r"larger model|its configuration says|declared hop is|more memory than"):
         create(f"s3prl:{entry}@{altered(path, tmp_path / 'huge.pt', enlarge)}")
     assert time.monotonic() - start < 5
 
 
 def without(keys: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
-    """Takes a nested key out, or gives it another value."""
+    """Remove a nested key or replace its value."""
 
     def change(state: dict[str, Any]) -> None:
         part, key = keys.split(".")
@@ -294,7 +295,7 @@ def without(keys: str, value: Any = None) -> Callable[[dict[str, Any]], None]:
         ("wavlm_local", "cfg.sample_rate", 8_000),
     ],
 )
-def test_what_a_model_does_to_its_input_is_said_by_its_checkpoint(
+def test_input_normalisation_must_be_stated_by_the_checkpoint(
     entry: str, keys: str, value: Any, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = altered(checkpoint(entry), tmp_path / "unsaid.pt", without(keys, value))
@@ -307,7 +308,7 @@ def test_what_a_model_does_to_its_input_is_said_by_its_checkpoint(
     ("entry", "keys"),
     [("wavlm_local", "cfg.normalize"), ("unispeech_sat_base", "cfg.normalize"), ("hubert", "task_cfg.sample_rate")],
 )
-def test_what_released_checkpoints_leave_unsaid_is_as_their_format_has_it(
+def test_released_checkpoints_without_the_option_use_the_default_of_their_format(
     entry: str, keys: str, upstream: Callable[[str], Any], checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = altered(checkpoint(entry), tmp_path / "base.pt", without(keys))
@@ -332,16 +333,16 @@ def test_a_folder_without_preprocessing_or_of_another_model_is_refused(
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
-def test_a_folder_cannot_have_code_fetched_to_compute_attention_with(
+def test_a_folder_cannot_name_hub_code_for_attention(
     key: str, upstream: Callable[[str], Any], checkpoint: Callable[[str], Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from transformers import HubertModel
     from transformers.integrations import hub_kernels
 
-    asked: list[Any] = []
+    requests: list[Any] = []
     for name in ("load_and_register_attn_kernel", "get_kernel"):
-        monkeypatch.setattr(hub_kernels, name, lambda *given, **_: asked.append(given), raising=False)
+        monkeypatch.setattr(hub_kernels, name, lambda *names, **_: requests.append(names), raising=False)
     folder = shutil.copytree(checkpoint("hf_hubert_custom"), tmp_path / "evil")
     config = json.loads((folder / "config.json").read_text())
     more = {key: "evil/kernel@main", "use_kernels": True, "auto_map": {"AutoModel": "evil.Model"}}
@@ -349,7 +350,7 @@ def test_a_folder_cannot_have_code_fetched_to_compute_attention_with(
     ours, clip = create(f"s3prl:hf_hubert_custom@{folder}"), sound(8_000)
     assert ours.get_submodule("expert.model").config._attn_implementation in ("sdpa", "eager")
     assert torch.equal(encoded(ours, clip), encoded(upstream("hf_hubert_custom"), clip))
-    assert not asked
+    assert not requests
     assert "from_pretrained" not in vars(HubertModel)
 
 
@@ -361,7 +362,7 @@ def test_a_folder_cannot_have_code_fetched_to_compute_attention_with(
     ["hubert_local@{}", "hubert@{}", "hubert_local@/dev/zero", "hubert_local@/", "discretebert@{}", "baseline_local@{}",
      "hf_hubert_custom@{}", "distiller_local@{file}?model_config={}"],
 )  # fmt: skip
-def test_what_is_no_file_is_refused_before_it_is_read(
+def test_devices_are_refused_before_they_are_read(
     reference: str, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -369,7 +370,7 @@ def test_what_is_no_file_is_refused_before_it_is_read(
         create("s3prl:" + reference.format(tmp_path / "pipe", file=checkpoint("distilhubert")))
 
 
-def test_one_of_several_files_is_refused_for_their_folder(checkpoint: Callable[[str], Path]) -> None:
+def test_one_of_several_files_is_refused_with_advice_to_give_the_folder(checkpoint: Callable[[str], Path]) -> None:
     for path in checkpoint("discretebert").iterdir():
         with pytest.raises(UpstreamError, match=r"give the folder that holds vq-wav2vec_kmeans\.pt and vq_"):
             create(f"s3prl:discretebert@{path}")
@@ -390,7 +391,7 @@ def test_one_of_several_files_is_refused_for_their_folder(checkpoint: Callable[[
         ("s3prl:", "no upstream '' in s3prl"),
     ],
 )
-def test_a_reference_to_nothing_says_what_to_write(reference: str, message: str) -> None:
+def test_invalid_references_are_refused_with_advice(reference: str, message: str) -> None:
     with pytest.raises(UpstreamError, match=message):
         create(reference)
 
@@ -401,7 +402,7 @@ def test_a_file_is_no_folder_of_transformers(tmp_path: Path) -> None:
         create(f"s3prl:hf_hubert_custom@{tmp_path}/h.pt")
 
 
-def test_a_checkpoint_that_lacks_what_s3prl_seeks_may_be_of_another_family(
+def test_a_checkpoint_without_an_expected_key_may_be_of_another_family(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     holds = "dictionaries_symbols, model_cfg, model_weight, task_cfg"
@@ -457,13 +458,13 @@ def test_files_are_known_by_their_digests(
     name: str, upstream: Callable[[str], Any], checkpoint: Callable[[str], Path]
 ) -> None:
     path = checkpoint(name)
-    files = {each.name: each for each in (path.iterdir() if path.is_dir() else [path])}
+    files = {file.name: file for file in (path.iterdir() if path.is_dir() else [path])}
     assert len(upstream(name).origin) == len(files)
-    for each, digest in upstream(name).origin.items():
-        assert digest == hashlib.sha256(files[each].read_bytes()).hexdigest()
+    for file, digest in upstream(name).origin.items():
+        assert digest == hashlib.sha256(files[file].read_bytes()).hexdigest()
 
 
-def test_a_random_twin_is_what_s3prls_randomize_draws(
+def test_a_random_twin_has_the_weights_of_s3prls_randomize(
     upstream: Callable[[str], Any], checkpoint: Callable[[str], Path]
 ) -> None:
     reference = f"s3prl:hubert_local@{checkpoint('hubert_local')}"
@@ -471,7 +472,7 @@ def test_a_random_twin_is_what_s3prls_randomize_draws(
     assert fingerprint(twin) == fingerprint(again) != fingerprint(upstream("hubert_local"))
     projection = twin.get_parameter("expert.model.post_extract_proj.weight")
     assert abs(float(projection.detach().std()) - (2 / sum(projection.shape)) ** 0.5) < 0.1  # Glorot's
-    assert [finding for finding in check(twin) if not finding.ok] == []
+    assert [finding for finding in check_contract(twin) if not finding.ok] == []
 
 
 def test_nothing_is_printed_and_nothing_written(
@@ -490,4 +491,4 @@ def test_nothing_is_printed_and_nothing_written(
 
 def test_memory_of_the_last_clip_is_dropped(tmp_path: Path) -> None:
     path = s3prl_speech.cpc(tmp_path / "cpc.pt", samplingType="sequential")
-    assert [finding for finding in check(create(f"s3prl:cpc_local@{path}")) if not finding.ok] == []
+    assert [finding for finding in check_contract(create(f"s3prl:cpc_local@{path}")) if not finding.ok] == []

@@ -23,9 +23,9 @@ from tests.upstreams import s3prl_spectral, s3prl_speech
 from upstreams.base import UpstreamError
 from upstreams.families import hub, s3prl_bridge, s3prl_entries
 
-NO_BUILDERS = {"FileLock", "Path", "load_and_convert_fairseq_ckpt"}  # what s3prl.hub takes from its own imports
+NO_BUILDERS = {"FileLock", "Path", "load_and_convert_fairseq_ckpt"}  # names in s3prl.hub that it only imports
 ROOT = Path(str(metadata.distribution("s3prl").locate_file("s3prl")))
-CODE = {  # family, where text of a checkpoint is evaluated, and the module that does
+CODE = {  # by family: the option whose text s3prl evaluates, and the module that evaluates it
     "hubert": ("conv_feature_layers", "hubert.hubert_model"),
     "wav2vec2": ("conv_feature_layers", "wav2vec2.wav2vec2_model"),
     "wavlm": ("conv_feature_layers", "wavlm.WavLM"),
@@ -38,32 +38,32 @@ CODE = {  # family, where text of a checkpoint is evaluated, and the module that
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No network, and a cache of s3prl's that is empty."""
-    monkeypatch.setattr(s3prl_bridge, "reachable", lambda: False)
-    s3prl_bridge.hub()
+    """Simulate a missing network and give s3prl an empty cache; return the folder of the cache."""
+    monkeypatch.setattr(s3prl_bridge, "hub_reachable", lambda: False)
+    s3prl_bridge.import_hub()
     monkeypatch.setattr(sys.modules["s3prl.util.download"], "_download_dir", tmp_path / "cache")
     return tmp_path / "cache"
 
 
 def run(code: str) -> str:
-    """What a fresh interpreter prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2_000:]
-    return done.stdout.strip()
+    """Return the output of code in a new interpreter."""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-2_000:]
+    return process.stdout.strip()
 
 
 def build(name: str, checkpoint: Path | None, *args: Any, **options: Any) -> Any:
-    with s3prl_bridge.opened(checkpoint):
-        return getattr(s3prl_bridge.hub(), name)(*args, **options)
+    with s3prl_bridge.s3prl_build(checkpoint):
+        return getattr(s3prl_bridge.import_hub(), name)(*args, **options)
 
 
-def test_the_table_names_what_the_hub_itself_has() -> None:
-    assert set(s3prl_entries.entries()) == set(s3prl_bridge.hub().options()) - NO_BUILDERS
+def test_the_table_has_the_same_names_as_the_hub() -> None:
+    assert set(s3prl_entries.s3prl_entries()) == set(s3prl_bridge.import_hub().options()) - NO_BUILDERS
 
 
 def test_the_table_is_made_without_importing_s3prl_or_torch() -> None:
-    code = "import sys, time\nfrom upstreams.families.s3prl_entries import entries\n"
-    code += "start = time.process_time()\nentries()\n"
+    code = "import sys, time\nfrom upstreams.families.s3prl_entries import s3prl_entries\n"
+    code += "start = time.process_time()\ns3prl_entries()\n"
     code += "print(time.process_time() - start < 0.5, 'torch' in sys.modules, 's3prl' in sys.modules)"
     assert run(code) == "True False False"
 
@@ -74,7 +74,7 @@ def test_every_entry_that_can_run_gets_as_far_as_its_checkpoint(
     s3prl_spectral.shrink(monkeypatch)
     empty = tmp_path / "empty.pt"
     torch.save({}, empty)
-    for entry in s3prl_entries.entries().values():
+    for entry in s3prl_entries.s3prl_entries().values():
         if entry.reason or entry.family == "baseline":
             continue
         with pytest.raises(UpstreamError) as error:
@@ -84,14 +84,14 @@ def test_every_entry_that_can_run_gets_as_far_as_its_checkpoint(
 
 
 def test_packages_that_s3prl_imports_are_installed_or_in_the_table() -> None:
-    """All but fairseq, which only converts checkpoints, librosa, which only trains, and pickle5, now in Python."""
+    """Exceptions: fairseq only converts checkpoints, librosa is used in training only, pickle5 is part of Python."""
     packages = {package for package, _, _ in s3prl_entries.PACKAGES.values()}
     wanted = {name for path in ROOT.glob("upstream/**/*.py") for name in imported(path)} - {
         "fairseq",
         "librosa",
         "pickle5",
     }
-    absent = {name for name in wanted if name not in sys.stdlib_module_names and not found(name)}
+    absent = {name for name in wanted if name not in sys.stdlib_module_names and not installed(name)}
     assert absent <= packages | {"espnet2"}
     for family, (package, _, _) in s3prl_entries.PACKAGES.items():
         folder = ROOT / "upstream" / ("byol_s" if family == "byol_s_cvt" else family)
@@ -105,18 +105,20 @@ def imported(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def found(name: str) -> bool:
+def installed(name: str) -> bool:
     return s3prl_entries.importlib.util.find_spec(name) is not None
 
 
 def test_an_entry_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3prl_entries.metadata, "version", lambda _: "1.0.0")
-    s3prl_entries.missing.cache_clear()
-    assert s3prl_entries.entry("ssast_patch_base", "ssast", False).reason.endswith("pip install --no-deps timm==0.4.5")
-    s3prl_entries.missing.cache_clear()
+    s3prl_entries.missing_package.cache_clear()
+    assert s3prl_entries.hub_entry("ssast_patch_base", "ssast", False).reason.endswith(
+        "pip install --no-deps timm==0.4.5"
+    )
+    s3prl_entries.missing_package.cache_clear()
     monkeypatch.setattr(s3prl_entries.importlib.util, "find_spec", lambda _: None)
-    assert "pip install --no-deps timm==0.4.5" in s3prl_entries.entry("ast", "ast", False).reason
-    s3prl_entries.missing.cache_clear()
+    assert "pip install --no-deps timm==0.4.5" in s3prl_entries.hub_entry("ast", "ast", False).reason
+    s3prl_entries.missing_package.cache_clear()
 
 
 @pytest.mark.parametrize("family", CODE)
@@ -132,14 +134,14 @@ def test_code_in_a_checkpoints_configuration_is_not_run(
     with pytest.raises(UpstreamError):
         build(entry, path, str(path))
     assert not mark.exists()
-    monkeypatch.setitem(vars(s3prl_speech.module(module)), "eval", builtins.eval)  # what s3prl does of itself
+    monkeypatch.setitem(vars(s3prl_speech.module(module)), "eval", builtins.eval)  # the original function of s3prl
     with pytest.raises(UpstreamError):
         build(entry, path, str(path))
     assert mark.exists()
 
 
 def replace(content: Any, key: str, value: str) -> None:
-    """Sets every value of a key in nested dicts and namespaces."""
+    """Set every value of a key in nested dicts and namespaces."""
     for inner in (content, getattr(content, "__dict__", {})):
         if isinstance(inner, dict):
             for name in list(inner):
@@ -159,13 +161,13 @@ def test_the_front_end_that_a_checkpoint_names_is_one_of_kaldis(tmp_path: Path) 
     with pytest.raises(UpstreamError):
         build("tera_local", path, str(path))
     assert not mark.exists()
-    assert s3prl_bridge.evaluate("torchaudio.compliance.kaldi.mfcc").__name__ == "mfcc"
+    assert s3prl_bridge.evaluate_literal("torchaudio.compliance.kaldi.mfcc").__name__ == "mfcc"
     with pytest.raises(UpstreamError):
-        s3prl_bridge.evaluate("torchaudio.compliance.kaldi.torch")
+        s3prl_bridge.evaluate_literal("torchaudio.compliance.kaldi.torch")
 
 
 class Hostile:
-    """Makes a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -178,7 +180,7 @@ class Hostile:
 def test_a_pickle_that_runs_code_is_refused_by_name(name: str, tmp_path: Path) -> None:
     path, mark = tmp_path / "hostile.pt", tmp_path / "run"
     torch.save({"model": {}, "Config": Hostile(mark)}, path)
-    needs = s3prl_entries.entries()[name].needs_checkpoint
+    needs = s3prl_entries.s3prl_entries()[name].needs_checkpoint
     with pytest.raises(UpstreamError, match="mkdir") as error:
         build(name, path, *[str(path)][:needs])
     assert not mark.exists()
@@ -187,7 +189,7 @@ def test_a_pickle_that_runs_code_is_refused_by_name(name: str, tmp_path: Path) -
     assert mark.exists()
 
 
-def test_without_a_checkpoint_or_a_network_the_url_is_told(offline: Path) -> None:
+def test_without_a_checkpoint_or_a_network_the_url_is_named(offline: Path) -> None:
     with pytest.raises(UpstreamError, match=r"apc_360hr\.ckpt and give the file as s3prl:NAME@CHECKPOINT"):
         build("apc", None)
     assert not [path for path in offline.rglob("*") if path.is_file()]
@@ -197,37 +199,37 @@ def test_what_s3prl_downloaded_before_is_used(offline: Path) -> None:
     url = "https://huggingface.co/leo19941227/apc_series/resolve/main/apc_360hr.ckpt"
     offline.mkdir()
     path = s3prl_spectral.apc(offline / f"{hashlib.sha256(url.encode()).hexdigest()}.apc_360hr.ckpt")
-    with s3prl_bridge.opened(None) as opened:
-        s3prl_bridge.hub().apc()
+    with s3prl_bridge.s3prl_build(None) as opened:
+        s3prl_bridge.import_hub().apc()
     assert list(opened.files.values()) == [path]
     assert [set(content) for content in opened.loaded] == [{"config", "model", "global_step", "optimizer"}]
 
 
 def test_with_a_network_a_checkpoint_is_downloaded_once(monkeypatch: pytest.MonkeyPatch, offline: Path) -> None:
-    asked = []
+    urls = []
 
     def download(path: Path, url: str, refresh: bool) -> None:
-        asked.append(url)
+        urls.append(url)
         s3prl_spectral.apc(path)
 
-    monkeypatch.setattr(s3prl_bridge, "reachable", hub.reachable)
+    monkeypatch.setattr(s3prl_bridge, "hub_reachable", hub.hub_reachable)
     monkeypatch.setattr("socket.getaddrinfo", lambda *_: [])
     monkeypatch.setattr(sys.modules["s3prl.util.download"], "_download", download)
     assert [build("apc", None).get_downsample_rates("") for _ in range(2)] == [160, 160]
-    assert asked == ["https://huggingface.co/leo19941227/apc_series/resolve/main/apc_360hr.ckpt"]
+    assert urls == ["https://huggingface.co/leo19941227/apc_series/resolve/main/apc_360hr.ckpt"]
 
 
-def test_what_s3prl_catches_and_does_without_is_told_too() -> None:
-    inside = s3prl_bridge.opened(Path("nowhere"))
+def test_errors_that_s3prl_catches_are_raised() -> None:
+    inside = s3prl_bridge.s3prl_build(Path("nowhere"))
     with pytest.raises(UpstreamError, match="no file 'nowhere'"), inside, contextlib.suppress(UpstreamError):
-        s3prl_bridge.hub().apc()
+        s3prl_bridge.import_hub().apc()
 
 
-def test_a_failed_download_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_becomes_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("connection refused")
 
-    monkeypatch.setattr(s3prl_bridge, "reachable", lambda: True)
+    monkeypatch.setattr(s3prl_bridge, "hub_reachable", lambda: True)
     monkeypatch.setattr(sys.modules["s3prl.util.download"], "_download", fail)
     with pytest.raises(UpstreamError, match=r"cannot be downloaded \(connection refused\).*@CHECKPOINT"):
         build("byol_a_512", None)
@@ -235,13 +237,13 @@ def test_a_failed_download_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch
 
 def test_a_file_or_its_folder_stands_in_for_the_download(tmp_path: Path) -> None:
     path = s3prl_spectral.byol_a(tmp_path / "AudioNTT2020-BYOLA-64x96d512.pth")
-    one, other = (build("byol_a_512", each).state_dict() for each in (path, tmp_path))
+    one, other = (build("byol_a_512", checkpoint).state_dict() for checkpoint in (path, tmp_path))
     assert all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(UpstreamError, match=r"no file '.*/apc_360hr\.ckpt'; download it from https"):
         build("apc", tmp_path)
 
 
-def test_an_entry_of_several_files_wants_their_folder(tmp_path: Path) -> None:
+def test_an_entry_of_several_files_requires_their_folder(tmp_path: Path) -> None:
     folder = s3prl_speech.discretebert(tmp_path / "both")
     assert build("discretebert", folder).max_positions
     with pytest.raises(
@@ -263,7 +265,7 @@ def test_what_s3prl_raises_becomes_one_sentence(tmp_path: Path, monkeypatch: pyt
 
 def test_errors_of_memory_and_of_code_say_what_is_wrong() -> None:
     def sentence(error: Exception) -> str:
-        with pytest.raises(UpstreamError) as caught, s3prl_bridge.told("it"):
+        with pytest.raises(UpstreamError) as caught, s3prl_bridge.translated_errors("it"):
             raise error
         return str(caught.value)
 
@@ -272,7 +274,7 @@ def test_errors_of_memory_and_of_code_say_what_is_wrong() -> None:
     assert sentence(IndexError("2")) == "it: s3prl's code does not fit this checkpoint: IndexError: 2"
 
 
-def test_a_cause_that_s3prl_hides_is_told(tmp_path: Path) -> None:
+def test_a_cause_that_s3prl_hides_is_named(tmp_path: Path) -> None:
     path = s3prl_spectral.tera(tmp_path / "tera.pt")
     content = torch.load(path, weights_only=False)
     name = next(name for name in content["Transformer"] if "gamma" not in name)
@@ -305,7 +307,7 @@ def test_options_that_run_fairseq_write_nothing_beside_the_checkpoint(option: st
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_torchaudio_and_what_others_make_of_it_stay_as_they_are() -> None:
+def test_torchaudio_is_restored_after_a_build() -> None:
     code = """
 from upstreams.torchaudio_guard import guard
 guard()
@@ -313,13 +315,13 @@ import torch, torchaudio, sys
 before = {name: id(value) for name, value in vars(torchaudio).items()}
 paths = list(sys.path)
 from upstreams.families import s3prl_bridge
-hub = s3prl_bridge.hub()
-assert hub is s3prl_bridge.hub() and sys.path == paths
+hub = s3prl_bridge.import_hub()
+assert hub is s3prl_bridge.import_hub() and sys.path == paths
 after = {name: id(value) for name, value in vars(torchaudio).items()}
 assert all(after[name] == before[name] for name in before)
 assert not hasattr(torchaudio, "set_audio_backend") and "torchaudio.sox_effects" not in sys.modules
 from upstreams.families import s3prl_entries
-if not s3prl_entries.missing("ssast"):
+if not s3prl_entries.missing_package("ssast"):
     s3prl_entries.import_timm()
     import timm
     assert timm.__version__ == "0.4.5" and not hasattr(timm, "data")
@@ -336,7 +338,7 @@ print(tuple(ast(torch.randn(1, 32, 128)).last_hidden_state.shape))
 
 
 def test_positions_are_sines_and_cosines_of_falling_rates() -> None:
-    """Vaswani et al., 2017, section 3.5; s3prl's own table is the same to the bit."""
+    """Vaswani et al. (2017), section 3.5; s3prl's own table is identical bit by bit."""
     table = s3prl_spectral.module("mockingjay.builder").get_sinusoid_table(7)
     assert table.shape == (24_000, 7)
     for position in (0, 1, 17, 23_999):

@@ -1,4 +1,4 @@
-"""Frames at their own pace, from models that s3prl has no example of."""
+"""Tests of frame rates with artificial models that s3prl does not include."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from tests.upstreams.s3prl_speech import encoded, sound
 from upstreams.base import UpstreamError
-from upstreams.contract.check import check
-from upstreams.families.s3prl_encoder import S3prl, filled
+from upstreams.contract.check import check_contract
+from upstreams.families.s3prl_encoder import S3prl, fill_frames
 
 
 class Fake(nn.Module):
-    """Frames of a windowed sum, as layers of the given hops and widths."""
+    """A model whose layers, of the given hops and widths, are sums over windows."""
 
     def __init__(self, hops: tuple[int, ...], widths: tuple[int, ...], window: int = 400) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Centred(Fake):
 
 
 class InWindows(Fake):
-    """Nine frames for every second that has begun, though its hop promises ten, as SSAST gives."""
+    """A model with nine frames per started second although its hop implies ten, as in SSAST."""
 
     def layer(self, clips: Tensor, hop: int, width: int) -> Tensor:
         whole = nn.functional.pad(clips, (0, -clips.shape[1] % 16_000))
@@ -53,10 +53,10 @@ class OfTheBatch(Fake):
 
 
 def contract(expert: nn.Module) -> list[str]:
-    return [finding.detail for finding in check(S3prl(expert, {}).eval()) if not finding.ok]
+    return [finding.detail for finding in check_contract(S3prl(expert, {}).eval()) if not finding.ok]
 
 
-def test_layers_of_coarser_rates_are_repeated_to_the_finest() -> None:
+def test_layers_with_lower_rates_are_repeated_to_the_highest() -> None:
     upstream, clip = S3prl(Fake((320, 640), (3, 3)), {}), sound(16_000)
     frames = encoded(upstream, clip)
     assert (upstream.hop, upstream.window, upstream.layers, len(frames)) == (320, 400, 2, 49)
@@ -89,7 +89,7 @@ def test_models_that_see_a_clip_in_windows_have_their_last_frame_repeated_as_in_
 
 
 class Costly(Fake):
-    """A matrix is multiplied with every second of a clip, and half of its frames are dropped where they are loud."""
+    """A model that multiplies a matrix with every second of a clip; `drops`: it drops half of the loud frames."""
 
     def __init__(self, drops: bool) -> None:
         super().__init__((160,), (3,))
@@ -107,21 +107,21 @@ def test_frames_are_counted_without_computing_them_unless_that_changes_how_many_
     assert odd.seen > 2 * usual.seen
 
 
-def test_models_that_see_a_clip_in_windows_are_not_asked_often() -> None:
+def test_frames_of_windowed_models_are_counted_only_a_few_times() -> None:
     for hop, window in ((1_600, 1), (320, 400)):
-        expert, asked = (InWindows if window == 1 else Fake)((hop,), (3,)), []
-        expert.register_forward_hook(lambda *_, asked=asked: asked.append(None))
-        assert (S3prl(expert, {}).window, len(asked) <= 12) == (window, True)
+        expert, calls = (InWindows if window == 1 else Fake)((hop,), (3,)), []
+        expert.register_forward_hook(lambda *_, calls=calls: calls.append(None))
+        assert (S3prl(expert, {}).window, len(calls) <= 12) == (window, True)
 
 
 class Windy(Fake):
-    """At first it keeps its pace, then it gives no more frames."""
+    """A model with a constant frame rate at first, and no further frames later."""
 
     def layer(self, clips: Tensor, hop: int, width: int) -> Tensor:
         return super().layer(clips[:, :24_000], hop, width)
 
 
-def test_a_model_that_keeps_its_pace_for_a_while_only_is_not_taken_for_one_of_another_pace() -> None:
+def test_a_frame_rate_that_ends_early_is_not_taken_for_another_rate() -> None:
     upstream = S3prl(Windy((160,), (3,)), {})
     assert (upstream.hop, upstream.window) == (160, 1)
 
@@ -131,8 +131,8 @@ class Broken(Fake):
         return super().layer(clips, hop, width) / 0.0
 
 
-def test_a_model_that_makes_nothing_finite_of_noise_is_refused() -> None:
-    with pytest.raises(UpstreamError, match="NaN or infinity of noise"):
+def test_a_model_with_features_that_are_not_finite_is_refused() -> None:
+    with pytest.raises(UpstreamError, match="features for noise are NaN or infinite"):
         S3prl(Broken((160,), (3,)), {})
 
 
@@ -142,7 +142,7 @@ class Sparse(Fake):
 
 
 def test_a_hop_of_minutes_is_refused_before_it_is_tried() -> None:
-    with pytest.raises(UpstreamError, match="its hop is said to be 10000000"):
+    with pytest.raises(UpstreamError, match="its declared hop is 10000000"):
         S3prl(Sparse((160,), (3,)), {})
 
 
@@ -151,20 +151,20 @@ class Random(Fake):
         return super().layer(clips, hop, width) + 0 * (random.random() + np.random.rand())
 
 
-def test_a_model_draws_from_nobody_elses_generators() -> None:
+def test_a_model_leaves_global_random_generators_unchanged() -> None:
     before = random.getstate(), np.random.get_state()[1].tolist()
     encoded(S3prl(Random((160,), (3,)), {}), sound(8_000))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
-def test_a_pace_far_from_what_a_model_says_is_refused() -> None:
-    with pytest.raises(UpstreamError, match="it gives 9 frames for one second, where its hop is said to be 320"):
+def test_a_frame_rate_far_from_the_declared_one_is_refused() -> None:
+    with pytest.raises(UpstreamError, match="it gives 9 frames for one second, but its declared hop is 320"):
         S3prl(InWindows((320,), (3,)), {})
 
 
-def test_one_frame_is_no_frames() -> None:
-    with pytest.raises(UpstreamError, match="it gives 1 frame where its rate promises 5"):
-        filled(torch.zeros(1, 1, 2, 3), 5)
+def test_a_single_frame_is_reported_in_the_singular() -> None:
+    with pytest.raises(UpstreamError, match="it gives 1 frame, but its frame rate implies 5"):
+        fill_frames(torch.zeros(1, 1, 2, 3), 5)
 
 
 def test_a_model_with_norms_over_the_batch_gets_one_clip_at_a_time() -> None:

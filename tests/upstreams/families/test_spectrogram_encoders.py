@@ -1,4 +1,4 @@
-"""Held against transformers' own feature extractors and encoders on single clips."""
+"""Whisper and AST agree with transformers' feature extractors and encoders on single clips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.upstreams.models import SMALL_AST, SMALL_WHISPER, build, padded, plain_stack, relative, save
+from tests.upstreams.models import SMALL_AST, SMALL_WHISPER, build, padded, plain_stack, relative_error, save
 from upstreams import create
 from upstreams.base import UpstreamError
 from upstreams.families.spectrogram_encoders import AT_ONCE, slaney_banks
@@ -34,7 +34,7 @@ def whisper(folder: Path, bands: int = 80, seconds: int = 1, head: str = "Model"
 
 
 def plain_whisper(encoder: Any, extractor: Any, clip: Tensor, stretch: int) -> Tensor:
-    """(T, L, D): each stretch through the library alone, then S // 320 frames of all of them."""
+    """Return the first S // 320 frames (T, L, D) of the stretches of a clip, each encoded by transformers alone."""
     stacks = []
     for start in range(0, len(clip), stretch):
         features = extractor(clip[start : start + stretch].numpy(), sampling_rate=16_000)["input_features"]
@@ -52,8 +52,8 @@ def test_whispers_layers_are_the_librarys_for_clips_of_any_length(bands: int, se
         frames, counts = upstream(*padded(clips, extra=777))
         for row, count, clip in zip(frames, counts, clips, strict=True):
             expected = plain_whisper(model.encoder, extractor, clip, stretch)
-            assert relative(row[:count], expected) < CLOSE
-            assert relative(upstream(*padded([clip])).frames[0], expected) < CLOSE
+            assert relative_error(row[:count], expected) < CLOSE
+            assert relative_error(upstream(*padded([clip])).frames[0], expected) < CLOSE
             assert not row[count:].any()
 
 
@@ -98,7 +98,7 @@ def ast(folder: Path, normalize: bool = True, head: str = "Model", **config: Any
 
 
 def plain_ast(model: Any, extractor: Any, clip: Tensor) -> Tensor:
-    """(T, L, D) of all the model's time steps: patches of one time averaged over frequency, one by one."""
+    """Return all time steps (T, L, D) of the model: the mean over frequency of the patches at each time."""
     config = model.config
     values = torch.tensor(np.asarray(extractor(clip.numpy(), sampling_rate=16_000)["input_values"]))
     blocks = model.layers if hasattr(model, "layers") else model.encoder.layer
@@ -124,7 +124,7 @@ def test_asts_layers_are_the_librarys_for_clips_it_can_hold(config: dict, normal
         frames, counts = upstream(*padded(clips, extra=777))
         for row, count, clip in zip(frames, counts, clips, strict=True):
             expected = plain_ast(model, extractor, clip)
-            assert relative(row[:count], expected[:count]) < CLOSE
+            assert relative_error(row[:count], expected[:count]) < CLOSE
             assert not row[count:].any()
         assert counts.tolist()[:3] == [1, 1, 2]
         assert int(counts[-1]) == len(expected)
@@ -139,9 +139,9 @@ def test_longer_clips_go_through_ast_in_stretches_whose_frames_are_evenly_spaced
         per_stretch = upstream.frames_per_stretch
         for number in range(-(-int(counts[1]) // per_stretch)):
             piece = frames[1, number * per_stretch : min((number + 1) * per_stretch, int(counts[1]))]
-            # The extractor cuts what is too long, so a stretch is the clip from its first sample on.
+            # The extractor truncates its input, so a stretch is the clip from the first sample of the stretch on.
             expected = plain_ast(model, extractor, clip[number * per_stretch * upstream.hop :])
-            assert relative(piece, expected[: len(piece)]) < CLOSE
+            assert relative_error(piece, expected[: len(piece)]) < CLOSE
         assert int(counts[1]) == (40_000 - upstream.window) // upstream.hop + 1
 
 
@@ -174,9 +174,9 @@ def test_bfloat16_autocast_stays_near_float32(family: Any, tmp_path: Path) -> No
     with torch.inference_mode():
         expected = upstream(*batch).frames
         with torch.autocast("cpu", torch.bfloat16):
-            got = upstream(*batch).frames
-    assert got.dtype == torch.float32
-    assert relative(got[0], expected[0]) < 0.1
+            frames = upstream(*batch).frames
+    assert frames.dtype == torch.float32
+    assert relative_error(frames[0], expected[0]) < 0.1
 
 
 @pytest.mark.parametrize("family", [whisper, ast])
@@ -190,4 +190,4 @@ def test_a_batch_of_many_short_clips_is_encoded_a_few_stretches_at_a_time(family
         frames, counts = upstream(*padded(clips))
         assert sum(sizes) >= len(clips) > max(sizes) == AT_ONCE
         for row, count, clip in zip(frames, counts, clips, strict=True):
-            assert relative(row[:count], upstream(*padded([clip])).frames[0]) < CLOSE
+            assert relative_error(row[:count], upstream(*padded([clip])).frames[0]) < CLOSE

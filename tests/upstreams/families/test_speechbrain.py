@@ -1,4 +1,4 @@
-"""Held against SpeechBrain's own inference, on tiny random models in the layout of the released ones."""
+"""Compares the encoders with SpeechBrain's own inference, on tiny random models in the layout of released ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor
 
-from tests.upstreams.models import SMALL, build, padded, relative, save, told, waveform_extractor
+from tests.upstreams.models import SMALL, build, padded, refusal_message, relative_error, save, waveform_extractor
 from upstreams import create
 from upstreams.base import fingerprint
-from upstreams.contract.check import check
+from upstreams.contract.check import check_contract
 from upstreams.families.speechbrain import FINE_TUNED
 
 CLOSE = 1e-5
@@ -123,7 +123,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
         model: !ref <pretrained_path>/model.ckpt
         label_encoder: !ref <pretrained_path>/label_encoder.txt
 """
-CASES = [  # network, normalisation, whether of deviations too, rate, whether with deltas
+CASES = [  # network, normalisation, whether it scales by the deviation, sampling rate, whether there are deltas
     ("ecapa", "sentence", False, 16_000, False),
     ("resnet", "sentence", True, 8_000, False),
     ("xvector", "sentence", False, 16_000, True),
@@ -139,7 +139,7 @@ def plan(folder: Path, network: str = "ecapa", norm: str = "sentence", scale: bo
 
 
 def shaken(module: Any) -> Any:
-    """The same module with nothing left at zero or one."""
+    """Add noise to all weights of a module, so that none is exactly zero or one, and return it."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -150,22 +150,22 @@ def shaken(module: Any) -> Any:
 
 
 def publish(folder: Path, text: str) -> Path:
-    """A folder as SpeechBrain publishes a model: its file, and what HyperPyYAML makes of it as checkpoints."""
+    """Write a folder as SpeechBrain publishes a model: hyperparams.yaml, and checkpoints of its objects."""
     from hyperpyyaml import load_hyperpyyaml
 
     torch.manual_seed(0)
-    made = load_hyperpyyaml(text)
-    bins = made["bins"]
-    torch.save(shaken(made["embedding_model"]).state_dict(), folder / "embedding_model.ckpt")
-    torch.save(made["classifier"].state_dict(), folder / "classifier.ckpt")
+    objects = load_hyperpyyaml(text)
+    bins = objects["bins"]
+    torch.save(shaken(objects["embedding_model"]).state_dict(), folder / "embedding_model.ckpt")
+    torch.save(objects["classifier"].state_dict(), folder / "classifier.ckpt")
     statistics = {"count": 3, "glob_mean": torch.randn(bins) - 20.0, "glob_std": 5.0 + torch.rand(bins)}
     torch.save(statistics | {"spk_dict_mean": {}, "spk_dict_std": {}}, folder / "mean_var_norm.ckpt")
     (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
     return folder
 
 
-def theirs(folder: Path, scratch: Path) -> Any:
-    """SpeechBrain's own interface, with the noise that its statistics pooling adds at its expected value."""
+def speechbrain_interface(folder: Path, scratch: Path) -> Any:
+    """Return SpeechBrain's own interface, with the random offset of its statistics pooling at its expected value."""
     from speechbrain.inference.classifiers import EncoderClassifier
 
     interface = EncoderClassifier.from_hparams(source=str(folder), savedir=str(scratch))
@@ -180,11 +180,11 @@ def sound(seconds: float, rate: int = 16_000) -> Tensor:
 
 
 def faults(upstream: Any) -> list[str]:
-    return [finding.detail for finding in check(upstream) if not finding.ok]
+    return [finding.detail for finding in check_contract(upstream) if not finding.ok]
 
 
 def edited(folder: Path, old: str, new: str) -> str:
-    """Reference of a folder, after a change to its file."""
+    """Replace text in a folder's hyperparams.yaml and return the reference of the folder."""
     path = folder / "hyperparams.yaml"
     text = path.read_text(encoding="utf-8")
     assert old in text
@@ -194,7 +194,7 @@ def edited(folder: Path, old: str, new: str) -> str:
 
 @pytest.fixture(scope="module")
 def ecapa(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Read only."""
+    """A published ECAPA-TDNN, which tests must not modify."""
     folder = tmp_path_factory.mktemp("ecapa")
     return publish(folder, plan(folder))
 
@@ -218,9 +218,9 @@ def test_embeddings_are_those_of_speechbrains_own_inference(
     upstream = create(f"speechbrain:{publish(folder, text)}")
     clips = [sound(seconds, rate) for seconds in (0.7, 1.31, 0.7)]
     with torch.inference_mode():
-        found = upstream.summarize(*padded(clips, 999))
-        interface = theirs(folder, tmp_path / "collected")
-        for clip, embedding in zip(clips, found, strict=True):
+        embeddings = upstream.summarize(*padded(clips, 999))
+        interface = speechbrain_interface(folder, tmp_path / "collected")
+        for clip, embedding in zip(clips, embeddings, strict=True):
             expected = interface.encode_batch(clip[None]).reshape(1, -1)
             assert float((embedding - expected).abs().max() / expected.abs().max()) < CLOSE
     assert upstream.sample_rate == rate
@@ -234,7 +234,7 @@ def test_frames_are_what_pooling_takes_in_speechbrains_own_inference(
     folder = tmp_path / "published"
     folder.mkdir()
     upstream = create(f"speechbrain:{publish(folder, plan(folder, network))}")
-    interface, seen = theirs(folder, tmp_path / "collected"), []
+    interface, seen = speechbrain_interface(folder, tmp_path / "collected"), []
     interface.mods.embedding_model.get_submodule(pooling).register_forward_pre_hook(
         lambda _, args: seen.append(args[0])
     )
@@ -245,7 +245,7 @@ def test_frames_are_what_pooling_takes_in_speechbrains_own_inference(
     expected = seen[0][0] if network == "xvector" else seen[0][0].T
     assert counts.tolist() == ([16, 4] if network == "resnet" else [128, 30])
     assert len(expected) == counts[0] + 1  # the centred spectrogram has a frame at the very end
-    assert relative(frames[0], expected[:-1, None]) < CLOSE
+    assert relative_error(frames[0], expected[:-1, None]) < CLOSE
 
 
 def test_statistics_pooling_adds_nothing_at_random(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_statistics_of_training_are_part_of_the_fingerprint(tmp_path: Path) -> N
     assert fingerprint(create(reference)) != before
 
 
-def test_arguments_are_part_of_the_fingerprint_where_weights_do_not_tell(copy: Path) -> None:
+def test_arguments_that_do_not_change_weights_change_the_fingerprint(copy: Path) -> None:
     before = fingerprint(create(f"speechbrain:{copy}"))
     assert fingerprint(create(edited(copy, "dilations: [1, 2, 3, 4, 1]", "dilations: [1, 2, 3, 5, 1]"))) != before
 
@@ -276,7 +276,7 @@ def test_a_random_twin_needs_no_weights_and_is_the_same_each_time(copy: Path) ->
     assert faults(twin) == []
 
 
-def test_the_files_that_were_read_are_on_record(ecapa: Path) -> None:
+def test_the_digests_of_files_read_are_recorded(ecapa: Path) -> None:
     names = ("hyperparams.yaml", "embedding_model.ckpt")
     digests = {name: hashlib.sha256((ecapa / name).read_bytes()).hexdigest() for name in names}
     assert create(f"speechbrain:{ecapa}").origin == digests
@@ -317,7 +317,7 @@ def test_parts_may_be_yaml_aliases_as_in_files_that_were_resolved_before(copy: P
 
 
 def tune(folder: Path, base: Path, kind: str, normalize: bool, wrapper: str, **config: Any) -> Any:
-    """SpeechBrain's wrapper of a tiny model in `base`, tuned, and published in `folder`."""
+    """Save a tiny model in `base`, fine-tune SpeechBrain's wrapper of it and publish the result in `folder`."""
     from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 
     torch.manual_seed(0)
@@ -331,7 +331,7 @@ def tune(folder: Path, base: Path, kind: str, normalize: bool, wrapper: str, **c
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Of a tuned model, and of the one that it was tuned from."""
+    """The folders of a fine-tuned model and of its base model."""
     folder, base = tmp_path / "tuned", tmp_path / "base"
     folder.mkdir()
     return folder, base
@@ -347,11 +347,11 @@ def test_the_last_layer_is_the_output_of_speechbrains_wrapper(
     large: dict[str, Any] = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"} if normalize else {}
     wrapped = tune(*folders, kind, normalize, wrapper, **large)
     upstream = create(f"speechbrain:{folders[0]}")
-    clips = [0.05 * sound(0.4), sound(0.9)]  # one so quiet that the constant in its normalisation counts
+    clips = [0.05 * sound(0.4), sound(0.9)]  # one is so quiet that the epsilon of the normalisation matters
     with torch.inference_mode():
         frames, counts = upstream(*padded(clips, 99))
         for clip, row, count in zip(clips, frames, counts, strict=True):
-            assert relative(row[:count, -1:], wrapped(clip[None])[0, :, None]) < CLOSE
+            assert relative_error(row[:count, -1:], wrapped(clip[None])[0, :, None]) < CLOSE
     assert faults(upstream) == []
     names = {"hyperparams.yaml", "wav2vec2.ckpt", "config.json", "preprocessor_config.json"}
     assert set(upstream.origin) == names
@@ -385,16 +385,16 @@ def test_an_architecture_far_larger_than_its_weights_is_refused_at_once(folders:
     path = folders[1] / "config.json"
     huge = {"hidden_size": 16384, "num_hidden_layers": 200, "intermediate_size": 65536}
     path.write_text(json.dumps(json.loads(path.read_text()) | huge))
-    assert "a far larger model than its weights" in told(f"speechbrain:{folders[0]}")
-    assert "a model of 6.4e+11 weights" in told(f"speechbrain:{folders[0]}@random")
+    assert "a far larger model than its weights" in refusal_message(f"speechbrain:{folders[0]}")
+    assert "a model of 6.4e+11 weights" in refusal_message(f"speechbrain:{folders[0]}@random")
 
 
-def test_random_networks_of_no_machines_size_are_refused(copy: Path) -> None:
+def test_random_networks_that_are_too_large_are_refused(copy: Path) -> None:
     reference = edited(copy, "channels: [8, 8, 8, 8, 12]", "channels: [200000, 200000, 200000, 200000, 200000]")
-    assert "more than 5e+09 weights" in told(f"{reference}@random")
+    assert "more than 5e+09 weights" in refusal_message(f"{reference}@random")
 
 
-def test_weights_of_older_releases_and_of_pre_training_arrive(folders: tuple[Path, Path]) -> None:
+def test_weights_of_older_releases_and_of_pre_training_are_loaded(folders: tuple[Path, Path]) -> None:
     folder, base = folders
     tune(folder, base, "wav2vec2", True, FINE_TUNED[0])
     before = fingerprint(create(f"speechbrain:{folder}"))
@@ -411,14 +411,14 @@ def test_weights_of_older_releases_and_of_pre_training_arrive(folders: tuple[Pat
     assert fingerprint(create(f"speechbrain:{folder}")) == before
 
 
-def test_a_model_whose_architecture_is_nowhere_is_refused(
+def test_a_model_without_a_configuration_is_refused(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, base = folders
     tune(folder, base, "hubert", True, FINE_TUNED[0])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     reference = edited(folder, f"wav2vec2_hub: {base}", "wav2vec2_hub: nobody/nothing")
-    assert "put its config.json and preprocessor_config.json beside" in told(reference)
+    assert "put its config.json and preprocessor_config.json beside" in refusal_message(reference)
 
 
 # Broken, foreign and hostile files
@@ -437,16 +437,16 @@ def test_a_model_whose_architecture_is_nowhere_is_refused(
         (lambda state: state | {"evil\x1b[31m\n": torch.ones(1)}, "of no use: evil?[31m"),
     ],
 )
-def test_weights_that_do_not_all_arrive_are_named(change: Any, complaint: str, copy: Path) -> None:
+def test_misfitting_weights_are_named(change: Any, complaint: str, copy: Path) -> None:
     path = copy / "embedding_model.ckpt"
     torch.save(change(torch.load(path, weights_only=True)), path)
-    assert complaint in told(f"speechbrain:{copy}")
+    assert complaint in refusal_message(f"speechbrain:{copy}")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("features.Fbank", "features.MFCC", "compute_features of speechbrain.lobes.features.MFCC"),
+        ("features.Fbank", "features.MFCC", "uses speechbrain.lobes.features.MFCC as compute_features"),
         ("!new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN", "!new:my.Net", "embedding_model of my.Net"),
         ("!name:torch.nn.LeakyReLU", "!name:os.system", "gives !name:os.system as activation"),
         ("norm_type: sentence", "norm_type: batch", "normalises by batch"),
@@ -473,27 +473,25 @@ def test_weights_that_do_not_all_arrive_are_named(change: Any, complaint: str, c
         ("n_mels: !ref <n_mels>", "n_mels: !ref <n_mels>\n    f_min: .nan", "below f_max"),
         ("n_mels: !ref <n_mels>", "n_mels: !ref <n_mels>\n    filter_shape: square", "filter_shape must be one of"),
         ("norm_type: sentence", "norm_type: sentence\n    mean_norm: 'no'", "mean_norm must be true or false"),
-        ("features.Fbank", "features.%1B%5B2J", "compute_features of speechbrain.lobes.features.?[2J"),
+        ("features.Fbank", "features.%1B%5B2J", "uses speechbrain.lobes.features.?[2J as compute_features"),
     ],
 )
-def test_files_that_say_something_else_are_refused_in_a_sentence(
-    old: str, new: str, complaint: str, tmp_path: Path
-) -> None:
+def test_unsupported_files_are_refused_in_one_sentence(old: str, new: str, complaint: str, tmp_path: Path) -> None:
     text = plan(tmp_path, rate=8_000)
     assert old in text
     (tmp_path / "hyperparams.yaml").write_text(text.replace(old, new), encoding="utf-8")
     torch.save(
         {"fc.conv.bias": torch.ones(12), "blocks.0.norm.norm.bias": torch.ones(8)}, tmp_path / "embedding_model.ckpt"
     )
-    assert complaint in told(f"speechbrain:{tmp_path}" + ("@random" if "dilations" in old else ""))
+    assert complaint in refusal_message(f"speechbrain:{tmp_path}" + ("@random" if "dilations" in old else ""))
 
 
-def test_absent_files_are_told_by_name(copy: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named(copy: Path, tmp_path: Path) -> None:
     (copy / "embedding_model.ckpt").unlink()
-    assert "lacks embedding_model.ckpt" in told(f"speechbrain:{copy}")
+    assert "lacks embedding_model.ckpt" in refusal_message(f"speechbrain:{copy}")
     (copy / "hyperparams.yaml").unlink()
-    assert "no hyperparams.yaml in" in told(f"speechbrain:{copy}")
-    assert "speechbrain: takes a folder" in told(f"speechbrain:{tmp_path / 'nothing'}")
+    assert "no hyperparams.yaml in" in refusal_message(f"speechbrain:{copy}")
+    assert "speechbrain: takes a folder" in refusal_message(f"speechbrain:{tmp_path / 'nothing'}")
 
 
 class Evil:
@@ -505,7 +503,7 @@ class Evil:
 def test_checkpoints_that_are_programs_are_refused(name: str, tmp_path: Path) -> None:
     publish(tmp_path, plan(tmp_path, norm="global"))
     torch.save({"glob_mean": Evil()}, tmp_path / name)
-    assert "system" in told(f"speechbrain:{tmp_path}")
+    assert "system" in refusal_message(f"speechbrain:{tmp_path}")
 
 
 HOSTILE = {
@@ -533,7 +531,15 @@ HOSTILE = {
     "digits": "n_mels: " + "9" * 10_000,
     "other": "\x00\x01",
 }
-REFUSED = ("text", "references", "powers", "depth", "size", "digits", "other")  # the others are never looked at
+REFUSED = (
+    "text",
+    "references",
+    "powers",
+    "depth",
+    "size",
+    "digits",
+    "other",
+)  # values under the other names are not used
 
 
 def test_importing_speechbrain_leaves_torchs_precision_alone(ecapa: Path) -> None:
@@ -577,6 +583,6 @@ def test_nothing_that_a_file_names_is_run(
     if place == "entry" and name not in REFUSED:
         create(f"speechbrain:{copy}")
     else:
-        assert len(told(f"speechbrain:{copy}")) < 700
+        assert len(refusal_message(f"speechbrain:{copy}")) < 700
     assert not canary.exists()
     assert "evil" not in sys.modules

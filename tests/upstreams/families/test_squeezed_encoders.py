@@ -1,4 +1,4 @@
-"""SEW and SEW-D, held against transformers' own hidden states on single, unpadded clips."""
+"""SEW and SEW-D agree with transformers' hidden states on single, unpadded clips."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.upstreams.models import SMALL, build, hidden_states, padded, relative, save, waveform_extractor
+from tests.upstreams.models import SMALL, build, hidden_states, padded, relative_error, save, waveform_extractor
 from upstreams import create
-from upstreams.contract.check import check
+from upstreams.contract.check import check_contract
 from upstreams.families.squeezed_encoders import SqueezedEncoder
 
 KINDS = ("sew", "sew-d")
@@ -40,7 +40,7 @@ def random_config(kind: str, chance: random.Random) -> dict[str, Any]:
 
 
 def plain(model: Any, extractor: Any, clip: Tensor) -> Tensor:
-    """(T, L, D) of one clip by the library alone."""
+    """Return the layers (T, L, D) of one clip by transformers alone."""
     values = torch.tensor(extractor(clip.numpy(), sampling_rate=16_000)["input_values"][0])
     return torch.stack(hidden_states(model, input_values=values[None]), dim=2)[0]
 
@@ -52,20 +52,20 @@ def test_a_clip_has_the_librarys_hidden_states_alone_and_in_any_batch(kind: str,
     torch.manual_seed(trial)
     model, extractor = build(kind, **random_config(kind, chance)), waveform_extractor(bool(trial % 2))
     upstream = create(save(model, extractor, tmp_path))
-    first = upstream.window + 20 * 80  # lengths with every remainder of frames that the squeezing can leave over
+    first = upstream.window + 20 * 80  # the lengths cover every remainder of frames after squeezing
     lengths = [first, first + 80, first + 160, first + 4_001, upstream.window + 240]
     clips = [chance.choice([0.01, 0.3]) * torch.randn(length) for length in lengths]
     with torch.inference_mode():
         frames, counts = upstream(*padded(clips, extra=chance.choice([0, 777, 5_000])))
         for clip, row, count in zip(clips, frames, counts, strict=True):
             expected = plain(model, extractor, clip)
-            assert relative(row[:count], expected) < CLOSE
-            assert relative(row[:count], upstream(*padded([clip])).frames[0]) < CLOSE / 5
+            assert relative_error(row[:count], expected) < CLOSE
+            assert relative_error(row[:count], upstream(*padded([clip])).frames[0]) < CLOSE / 5
             assert not row[count:].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_hop_and_window_count_the_squeezing(kind: str) -> None:
+def test_hop_and_window_include_the_squeezing(kind: str) -> None:
     model = build(kind, **SMALL, squeeze_factor=2)
     upstream = SqueezedEncoder(model, normalize=False, sample_rate=16_000).eval()
     assert upstream.hop == 2 * 5 * 4 * 4
@@ -78,33 +78,33 @@ def test_hop_and_window_count_the_squeezing(kind: str) -> None:
 def test_the_library_itself_depends_on_padding_so_that_the_tests_above_can_fail(kind: str) -> None:
     torch.manual_seed(0)
     model = build(kind, **SMALL, feat_extract_norm="layer")
-    clip = torch.randn(130 + 80 * 20)  # 21 frames: the last is too few for a squeezed one
+    clip = torch.randn(130 + 80 * 20)  # 21 frames: the last one does not fill a squeezed frame
     mask = torch.arange(8_000)[None] < len(clip)
     alone = hidden_states(model, input_values=clip[None])[-1][0]
     beside = torch.cat([clip, torch.zeros(8_000 - len(clip))])[None]
     together = hidden_states(model, input_values=beside, attention_mask=mask.long())[-1][0]
-    assert relative(together[: len(alone), None], alone[:, None]) > 1e-3
+    assert relative_error(together[: len(alone), None], alone[:, None]) > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_contract_holds(kind: str) -> None:
     torch.manual_seed(0)
     upstream = SqueezedEncoder(build(kind, **SMALL), normalize=True, sample_rate=16_000).eval()
-    assert [finding for finding in check(upstream) if not finding.ok] == []
+    assert [finding for finding in check_contract(upstream) if not finding.ok] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_all_that_the_layers_rest_on(kind: str) -> None:
+def test_gradients_reach_all_weights_that_the_layers_depend_on(kind: str) -> None:
     torch.manual_seed(0)
     upstream = SqueezedEncoder(build(kind, **SMALL), normalize=True, sample_rate=16_000).train()
     upstream(*padded([torch.randn(2_000), torch.randn(3_000)])).frames.square().sum().backward()
-    without = [name for name, tensor in upstream.named_parameters() if tensor.grad is None or not tensor.grad.any()]
-    beside = ("masked_spec_embed", "upsample.", "k_proj.bias", "key_proj.bias", "pos_key_proj.bias")
-    assert [name for name in without if not any(part in name for part in beside)] == []
+    unreached = [name for name, tensor in upstream.named_parameters() if tensor.grad is None or not tensor.grad.any()]
+    unused = ("masked_spec_embed", "upsample.", "k_proj.bias", "key_proj.bias", "pos_key_proj.bias")
+    assert [name for name in unreached if not any(part in name for part in unused)] == []
 
 
 def test_settings_tell_architectures_apart_that_have_the_same_weights() -> None:
     one, other = (SqueezedEncoder(build("sew", **(SMALL | {"num_attention_heads": n})), True, 16_000) for n in (2, 4))
     assert one.settings() != other.settings()
-    shared, apart = (build("sew-d", **SMALL, norm_rel_ebd="none", pos_att_type=[way]) for way in ("p2c", "c2p"))
-    assert SqueezedEncoder(shared, True, 16_000).settings() != SqueezedEncoder(apart, True, 16_000).settings()
+    p2c, c2p = (build("sew-d", **SMALL, norm_rel_ebd="none", pos_att_type=[kind]) for kind in ("p2c", "c2p"))
+    assert SqueezedEncoder(p2c, True, 16_000).settings() != SqueezedEncoder(c2p, True, 16_000).settings()

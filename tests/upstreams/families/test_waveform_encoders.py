@@ -1,4 +1,4 @@
-"""Held against transformers' own forward pass on single, unpadded clips."""
+"""wav2vec 2.0 and related models agree with transformers' forward pass on single, unpadded clips."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.upstreams.models import KINDS, SMALL, build, padded, plain_stack, relative, save, waveform_extractor
+from tests.upstreams.models import KINDS, SMALL, build, padded, plain_stack, relative_error, save, waveform_extractor
 from upstreams import create
 from upstreams.base import fingerprint
-from upstreams.contract.check import check
-from upstreams.contract.probe_signals import digest
+from upstreams.contract.check import check_contract
+from upstreams.contract.probe_signals import weights_digest
 from upstreams.families.waveform_encoders import WaveformEncoder, fold_weight_norm, receptive_field, window_moments
 
-CLOSE = 1e-4  # the contract, in float32 and relative to a layer's largest value
-OURS = 2e-5  # between our own results, where the library's rounding plays no part
+CLOSE = 1e-4  # tolerance of the contract in float32, relative to the largest value of a layer
+OURS = 2e-5  # tolerance between two results of this project
 
 
 def plain(model: Any, extractor: Any, clip: Tensor) -> Tensor:
-    """(T, L, D) of one clip by the library alone."""
+    """Return the layers (T, L, D) of one clip by transformers alone."""
     values = torch.tensor(extractor(clip.numpy(), sampling_rate=16_000)["input_values"][0])
     last = getattr(model.config, "do_stable_layer_norm", False) or "conformer" in model.config.model_type
     norm = model.encoder.layer_norm if last else None
@@ -31,7 +31,7 @@ def plain(model: Any, extractor: Any, clip: Tensor) -> Tensor:
 
 
 def random_config(kind: str, chance: random.Random) -> dict[str, Any]:
-    """An architecture that nobody published: odd strides, kernels, heads and norms."""
+    """Return a random architecture with unusual strides, kernels, heads and norms."""
     depth = chance.randint(1, 5)
     strides = [chance.randint(1, 4) for _ in range(depth)]
     strides[0] *= max(1, 40 // math.prod(strides))
@@ -80,7 +80,7 @@ def test_a_clip_has_the_librarys_layers_alone_and_in_any_batch(kind: str, trial:
     torch.manual_seed(trial)
     model, extractor = build(kind, **random_config(kind, chance)), waveform_extractor(bool(trial % 2))
     upstream = create(save(model, extractor, tmp_path))
-    shortest = upstream.window + 2 * upstream.hop  # the library's group norm refuses a single frame
+    shortest = upstream.window + 2 * upstream.hop  # transformers' group norm refuses a single frame
     lengths = [shortest, shortest + chance.randint(0, 500), shortest + 4_000, shortest + 9_001]
     chance.shuffle(lengths)
     clips = [chance.choice([0.01, 0.3]) * torch.randn(n) + chance.choice([0.0, 0.1]) for n in lengths]
@@ -88,18 +88,18 @@ def test_a_clip_has_the_librarys_layers_alone_and_in_any_batch(kind: str, trial:
         frames, counts = upstream(*padded(clips, extra=chance.choice([0, 777, 5_000])))
         for clip, row, count in zip(clips, frames, counts, strict=True):
             expected = plain(model, extractor, clip)
-            assert relative(row[:count], expected) < CLOSE
+            assert relative_error(row[:count], expected) < CLOSE
             assert not row[count:].any()
             alone = upstream(*padded([clip])).frames[0]
-            assert relative(alone, expected) < CLOSE
-            assert relative(row[:count], alone) < OURS
+            assert relative_error(alone, expected) < CLOSE
+            assert relative_error(row[:count], alone) < OURS
 
 
 @pytest.mark.parametrize("kind", ["wavlm", "wav2vec2-conformer"])
 def test_the_contract_holds(kind: str) -> None:
     torch.manual_seed(0)
     upstream = WaveformEncoder(build(kind, **SMALL), normalize=True, sample_rate=16_000).eval()
-    assert [finding for finding in check(upstream) if not finding.ok] == []
+    assert [finding for finding in check_contract(upstream) if not finding.ok] == []
 
 
 @pytest.mark.parametrize("norm", ["group", "layer"])
@@ -113,7 +113,7 @@ def test_clips_shorter_than_the_receptive_field_are_the_same_alone_and_in_a_batc
         frames, counts = upstream(*padded([*short, torch.randn(5_000)]))
         assert counts.tolist()[:3] == [1, 1, 1]
         for row, clip in zip(frames, short, strict=False):
-            assert relative(row[:1], upstream(*padded([clip])).frames[0]) < OURS
+            assert relative_error(row[:1], upstream(*padded([clip])).frames[0]) < OURS
 
 
 def test_the_stack_is_that_of_the_librarys_hidden_states_up_to_the_final_norm(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_plain_group_norm_models_do_depend_on_padding_so_that_the_tests_above_ca
     with torch.no_grad():
         alone = model(clip[None]).last_hidden_state[0]
         beside = model(torch.cat([clip, torch.zeros(4_000)])[None], attention_mask=mask.long()).last_hidden_state[0]
-    assert relative(beside[: len(alone), None], alone[:, None]) > 0.01
+    assert relative_error(beside[: len(alone), None], alone[:, None]) > 0.01
 
 
 @pytest.mark.parametrize("positions", ["rotary", "relative"])
@@ -149,7 +149,7 @@ def test_plain_conformers_depend_on_padding_so_that_the_tests_above_can_fail(pos
     with torch.no_grad():
         alone = model(clip[None]).last_hidden_state[0]
         beside = model(torch.cat([clip, torch.zeros(4_000)])[None], attention_mask=mask.long()).last_hidden_state[0]
-    assert relative(beside[: len(alone), None], alone[:, None]) > 1e-3
+    assert relative_error(beside[: len(alone), None], alone[:, None]) > 1e-3
 
 
 @pytest.mark.parametrize("positions", ["rotary", "relative"])
@@ -159,22 +159,22 @@ def test_conformers_keep_no_positions_of_longer_clips_or_lower_precision(positio
     upstream = WaveformEncoder(build("wav2vec2-conformer", **config), normalize=True, sample_rate=16_000).eval()
     clip = padded([torch.randn(3_000)])
     with torch.inference_mode():
-        before, expected = digest(upstream), upstream(*clip).frames
+        before, expected = weights_digest(upstream), upstream(*clip).frames
         with torch.autocast("cpu", torch.bfloat16):
             upstream(*clip)
         upstream(*padded([torch.randn(9_000)]))
         assert torch.equal(upstream(*clip).frames, expected)
-    assert digest(upstream) == before
-    upstream(*clip).frames.sum().backward()  # tables made in inference mode could not take part in training
+    assert weights_digest(upstream) == before
+    upstream(*clip).frames.sum().backward()  # a table created in inference mode would raise an error here
 
 
 def test_first_layer_statistics_are_those_of_the_windows_of_each_clip() -> None:
     waveforms, lengths = torch.randn(3, 400), torch.tensor([400, 50, 10])
     mean, covariance = window_moments(waveforms, lengths, 10, 5)
-    for row, length, average, spread in zip(waveforms, lengths, mean, covariance, strict=True):
+    for row, length, clip_mean, clip_covariance in zip(waveforms, lengths, mean, covariance, strict=True):
         windows = torch.stack([row[t : t + 10] for t in range(0, int(length) - 9, 5)]).double()
-        torch.testing.assert_close(average, windows.mean(0))
-        torch.testing.assert_close(spread, torch.cov(windows.T, correction=0).reshape(10, 10))
+        torch.testing.assert_close(clip_mean, windows.mean(0))
+        torch.testing.assert_close(clip_covariance, torch.cov(windows.T, correction=0).reshape(10, 10))
 
 
 def test_hop_and_window_follow_from_the_convolutions() -> None:
@@ -185,20 +185,20 @@ def test_hop_and_window_follow_from_the_convolutions() -> None:
         assert count == int(upstream.model._get_feat_extract_output_lengths(samples))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "conformer" not in kind])  # those have batch norms
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "conformer" not in kind])  # conformers have batch norms
 def test_fine_tuning_reaches_every_weight_and_never_drops_a_layer(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = SMALL | {"layerdrop": 0.9, "mask_time_prob": 0.5, "mask_time_length": 2, "hidden_dropout": 0.0}
-    silent = {"attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0}
-    upstream = create(save(build(kind, **config, **silent), waveform_extractor(True), tmp_path))
+    no_dropout = {"attention_dropout": 0.0, "activation_dropout": 0.0, "feat_proj_dropout": 0.0}
+    upstream = create(save(build(kind, **config, **no_dropout), waveform_extractor(True), tmp_path))
     batch = padded([torch.randn(2_000), torch.randn(3_000)])
     reference = upstream(*batch).frames
     upstream.train()
-    for _ in range(3):  # without dropout, training mode changes nothing: no block dropped, no frame masked
+    for _ in range(3):  # without dropout, training mode changes nothing: no block is dropped and no frame masked
         torch.testing.assert_close(upstream(*batch).frames, reference)
     upstream(*batch).frames.square().sum().backward()
-    without = [name for name, tensor in upstream.named_parameters() if tensor.grad is None or not tensor.grad.any()]
-    assert all("masked_spec_embed" in name or name.endswith("k_proj.bias") for name in without)
+    unreached = [name for name, tensor in upstream.named_parameters() if tensor.grad is None or not tensor.grad.any()]
+    assert all("masked_spec_embed" in name or name.endswith("k_proj.bias") for name in unreached)
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "wavlm", "data2vec-audio"])
@@ -209,11 +209,11 @@ def test_bfloat16_autocast_stays_near_float32_with_and_without_padding(kind: str
     with torch.inference_mode():
         expected = upstream(*padded(clips)).frames
         with torch.autocast("cpu", torch.bfloat16):
-            got = upstream(*padded(clips)).frames
-            assert relative(upstream(*padded(clips[:1])).frames[0], expected[0]) < 0.1
-    assert got.dtype == torch.float32
-    assert relative(got[0], expected[0]) < 0.1
-    assert not torch.equal(got, expected)
+            frames = upstream(*padded(clips)).frames
+            assert relative_error(upstream(*padded(clips[:1])).frames[0], expected[0]) < 0.1
+    assert frames.dtype == torch.float32
+    assert relative_error(frames[0], expected[0]) < 0.1
+    assert not torch.equal(frames, expected)
 
 
 def test_settings_tell_architectures_apart_that_have_the_same_weights() -> None:

@@ -1,4 +1,4 @@
-"""AAM-softmax: its formula, what it trains, and that it learns."""
+"""AAM-softmax: its formula, the weights that it trains, and that its loss falls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TUNING = Tuning(replace(MINI.recipe, precision="fp32"), 20.0, 0.1)
 
 
 class Levels(nn.Module):
-    """The spectra of clips in a few bands, through one layer."""
+    """One linear layer on the spectrum of a clip in a few bands."""
 
     dim = 6
 
@@ -43,7 +43,7 @@ def tones(labels: list[int]) -> AudioBatch:
 
 
 def literal(cosines: Tensor, labels: Tensor, scale: float, margin: float) -> float:
-    """Deng et al. (2019), clip by clip and class by class; beyond pi - margin a line goes on where the cosine ends."""
+    """Deng et al. (2019), clip by clip and class by class; beyond pi - margin the cosine is continued linearly."""
     losses = []
     for row, label in zip(cosines.double().tolist(), labels.tolist(), strict=True):
         angles = [math.acos(cosine) for cosine in row]
@@ -62,14 +62,14 @@ def test_the_loss_is_the_formula_of_the_paper(scale: float, margin: float) -> No
     cosines = torch.rand(40, 7) * 1.98 - 0.99
     cosines[0, 0] = -0.999
     labels = torch.randint(7, (40,)).index_fill(0, torch.tensor([0]), 0)
-    found = angular_margin(scale, margin)(cosines[:, None], labels[:, None])
-    assert float(found) == pytest.approx(literal(cosines, labels, scale, margin), rel=1e-4)
+    loss = angular_margin(scale, margin)(cosines[:, None], labels[:, None])
+    assert float(loss) == pytest.approx(literal(cosines, labels, scale, margin), rel=1e-4)
 
 
 def test_without_a_margin_it_is_the_cross_entropy_of_scaled_cosines() -> None:
     cosines, labels = torch.rand(9, 4) - 0.5, torch.arange(9) % 4
-    found = angular_margin(5.0, 0.0)(cosines[:, None], labels[:, None])
-    torch.testing.assert_close(found, F.cross_entropy(5.0 * cosines, labels))
+    loss = angular_margin(5.0, 0.0)(cosines[:, None], labels[:, None])
+    torch.testing.assert_close(loss, F.cross_entropy(5.0 * cosines, labels))
 
 
 def test_a_step_is_the_loss_of_the_angles_between_embeddings_and_centres(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Noise and reverberation: how much, on which clips, from where, and that nothing else decides them."""
+"""Noise and reverberation: levels, selection of clips, sources, and independence of everything else."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from upstreams.pretraining.augmentation import (
     RATE,
     Folder,
     Sources,
-    answers,
+    add_background_noise,
+    add_reverberation,
     augmented,
-    coloured,
-    colours,
-    noisy,
-    quick,
-    reverberant,
+    fast_fft_size,
+    power_law_noise,
+    room_filters,
+    room_impulse_responses,
 )
 
 
@@ -36,7 +36,7 @@ def decibels(power: Tensor) -> Tensor:
 def test_noise_is_between_0_and_18_db_below_each_clip():
     clean = clips(200, 8000)
     torch.manual_seed(0)
-    rest = noisy(clean, torch.full((200,), 8000)) - clean
+    rest = add_background_noise(clean, torch.full((200,), 8000)) - clean
     below = decibels(clean.square().mean(1) / rest.square().mean(1))
     assert 0 <= below.min() < 1
     assert 17 < below.max() <= 18.001
@@ -46,24 +46,24 @@ def test_noise_is_measured_on_what_is_there_of_a_clip():
     clean, lengths = clips(20, 8000), torch.full((20,), 2000)
     clean = clean.masked_fill(~valid(lengths, 8000), 0.0)
     torch.manual_seed(0)
-    rest = noisy(clean, lengths) - clean
+    rest = add_background_noise(clean, lengths) - clean
     below = decibels(clean[:, :2000].square().mean(1) / rest[:, :2000].square().mean(1))
     assert not rest[:, 2000:].any()
     assert -0.001 <= below.min() <= below.max() <= 18.001
 
 
 def test_reverberation_is_the_convolution_with_a_room_as_loud_as_before():
-    clean, rooms = clips(3, 5000), answers(3, RATE // 2)
-    found = reverberant(clean, torch.full((3,), 5000), lambda number, size: rooms)
+    clean, rooms = clips(3, 5000), room_impulse_responses(3, RATE // 2)
+    output = add_reverberation(clean, torch.full((3,), 5000), lambda number, size: rooms)
     for row in range(3):
         heard = np.convolve(clean[row].double(), rooms[row].double())[:5000]
         expected = heard * np.abs(clean[row].numpy()).mean() / np.abs(heard).mean()
-        np.testing.assert_allclose(found[row], expected, atol=1e-5)
+        np.testing.assert_allclose(output[row], expected, atol=1e-5)
 
 
 def test_rooms_answer_with_a_click_and_a_decaying_tail():
     torch.manual_seed(0)
-    rooms = answers(300, 8000)
+    rooms = room_impulse_responses(300, 8000)
     early, late = (rooms[:, part].square().sum(1) for part in (slice(800, 1600), slice(6000, 6800)))
     assert rooms.shape == (300, 8000)
     assert (rooms[:, 0] > 0.3).all()
@@ -74,23 +74,23 @@ def test_rooms_tails_fall_by_60_db_in_a_tenth_to_six_tenths_of_a_second_0_to_12_
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(
-        "upstreams.pretraining.augmentation.colours", lambda number, size: torch.eye(1, size).expand(number, -1)
+        "upstreams.pretraining.augmentation.room_filters", lambda number, size: torch.eye(1, size).expand(number, -1)
     )
     torch.manual_seed(0)
-    rooms = answers(400, RATE // 2)
+    rooms = room_impulse_responses(400, RATE // 2)
     torch.testing.assert_close(rooms[:, 0], torch.ones(400))
     below = -decibels(rooms[:, 1:].square().sum(1))
     assert -0.01 < below.min() < 0.5
     assert 11.5 < below.max() < 12.01
     early, late = (decibels(rooms[:, at : at + 400].square().mean(1)) for at in (1, 801))
-    seconds = 60 / ((early - late) / 0.05)  # in which the tail falls by 60 dB
+    seconds = 60 / ((early - late) / 0.05)  # time in which the tail falls by 60 dB
     assert 0.09 < seconds.min() < 0.12
     assert 0.5 < seconds.quantile(0.95) < 0.7
 
 
 def test_rooms_colour_by_a_few_decibels_and_delay_nothing():
     torch.manual_seed(0)
-    filters = colours(2000, 4000)
+    filters = room_filters(2000, 4000)
     gains = 20 * torch.fft.rfft(filters).abs().log10()
     assert abs(float(gains.mean())) < 0.1
     assert 2.8 < float(gains[:, 0].std()) < 3.2
@@ -102,7 +102,7 @@ def test_rooms_colour_by_a_few_decibels_and_delay_nothing():
 
 def test_coloured_noise_has_less_at_high_frequencies():
     torch.manual_seed(0)
-    spectra = torch.fft.rfft(coloured(300, 8000)).abs()
+    spectra = torch.fft.rfft(power_law_noise(300, 8000)).abs()
     assert spectra.shape == (300, 4001)
     slopes = (spectra[:, 2000:4000].mean(1) / spectra[:, 200:400].mean(1)).log() / torch.tensor(10.0).log()
     assert -0.9 < slopes.min() < -0.65
@@ -112,8 +112,8 @@ def test_coloured_noise_has_less_at_high_frequencies():
 def test_a_share_of_the_clips_is_left_as_it_is():
     clean = clips(400, 400)
     torch.manual_seed(0)
-    found = augmented(clean, torch.full((400,), 400))
-    same = (found == clean).all(1).float().mean()
+    output = augmented(clean, torch.full((400,), 400))
+    same = (output == clean).all(1).float().mean()
     assert abs(float(same) - 0.55 * 0.3) < 0.06
     assert torch.equal(clean, clips(400, 400))
 
@@ -146,7 +146,7 @@ def test_silence_stays_finite():
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 400, 24_000, 32_001])
 def test_quick_sizes_are_a_little_larger(size: int):
-    assert size <= quick(size) <= 1.13 * size + 1
+    assert size <= fast_fft_size(size) <= 1.13 * size + 1
 
 
 def written(folder: Path, name: str, samples: np.ndarray, rate: int = RATE) -> None:
@@ -160,13 +160,13 @@ def test_sounds_of_a_folder_are_drawn_at_random_places(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("none")
     folder = Folder(str(tmp_path), "noises")
     torch.manual_seed(0)
-    found = folder.noises(40, 100)
-    short = (found == -1).all(1)
-    assert found.shape == (40, 100)
+    output = folder.noises(40, 100)
+    short = (output == -1).all(1)
+    assert output.shape == (40, 100)
     assert 0 < short.sum() < 40
-    steps = found[~short].diff()
+    steps = output[~short].diff()
     torch.testing.assert_close(steps, torch.full_like(steps, 1 / 4000), atol=1e-5, rtol=0)
-    assert len(found[~short, 0].unique()) > 5
+    assert len(output[~short, 0].unique()) > 5
 
 
 def test_rooms_of_a_folder_begin_at_their_loudest_sample(tmp_path: Path):

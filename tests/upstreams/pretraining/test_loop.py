@@ -17,7 +17,7 @@ from tests.upstreams.training import PLAN, STEPS, Spoilt, Toy, batches, close, f
 from upstreams.base import UpstreamError
 from upstreams.pretraining.loop import Schedule, TrainingProgress, TrainingState, fit, seed_of
 from upstreams.pretraining.metadata_triplet import WithMetadata
-from upstreams.pretraining.methods import METHODS, AudioBatch, Method, Step, method
+from upstreams.pretraining.methods import METHODS, AudioBatch, Method, Step, create_method
 from upstreams.pretraining.optimization import learning_rate
 from upstreams.pretraining.processes import Interruption
 
@@ -86,7 +86,7 @@ def test_the_generator_of_the_caller_is_left_as_it_was():
 
 
 def noises(first: int) -> Iterator[AudioBatch]:
-    """Half a second each, in parts of three, two of which are of one speaker."""
+    """Micro-batches of three clips of 0.5 s, two of which have the same speaker."""
     for step in range(first, 3):
         sound = 0.1 * torch.randn(6, 8000, generator=torch.Generator().manual_seed(step))
         labels = {"speaker": torch.tensor([1, 0, 1])}
@@ -94,8 +94,8 @@ def noises(first: int) -> Iterator[AudioBatch]:
 
 
 def built(name: str, labels: bool, seed: int) -> Method:
-    """A small method as it is trained with labels or without."""
-    plain = method(name, "mini", seed)
+    """A small method, with or without metadata labels."""
+    plain = create_method(name, "mini", seed)
     return WithMetadata(plain, {"speaker": 1.0}) if labels else plain
 
 
@@ -108,13 +108,13 @@ def test_every_method_resumes_bit_for_bit(name, labels):
     history = fit(whole, noises, plan, save=states.append)
     assert fit(rest, noises, plan, state=states[0]) == history
     assert same(whole.state_dict(), rest.state_dict())
-    assert not same(whole.exported(), method(name, "mini", 0).exported())
+    assert not same(whole.exported(), create_method(name, "mini", 0).exported())
     assert ("triplet" in history[-1].terms) == labels
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_each_view_of_each_clip_a_vector_that_the_encoder_learns_from(name):
-    trained, batch = method(name, "mini", 0).eval(), next(noises(0))
+    trained, batch = create_method(name, "mini", 0).eval(), next(noises(0))
     other = batch.waveforms.clone()
     other[1] = 0.05 * torch.randn(8000, generator=torch.Generator().manual_seed(9))
     found = []
@@ -150,11 +150,13 @@ def test_a_method_is_told_how_much_is_done():
 def test_reports_are_means_since_the_last_one():
     reports: list[TrainingProgress] = []
     _, history = fitted(report=reports.append)
-    assert [each.step for each in reports] == [4, 8, 12, 13]
+    assert [progress.step for progress in reports] == [4, 8, 12, 13]
     done = [1.5 / STEPS, 5.5 / STEPS, 9.5 / STEPS, 12 / STEPS]
-    assert [each.terms["done"] for each in reports] == pytest.approx(done)
-    assert [(each.step, each.terms) for each in reports] == history
-    assert [each.lr for each in reports] == [learning_rate(PLAN.recipe, each.step - 1) for each in reports]
+    assert [progress.terms["done"] for progress in reports] == pytest.approx(done)
+    assert [(progress.step, progress.terms) for progress in reports] == history
+    assert [progress.lr for progress in reports] == [
+        learning_rate(PLAN.recipe, progress.step - 1) for progress in reports
+    ]
     assert reports[-1].terms["gradient"] > 0
     assert reports[-1].steps == STEPS
 
@@ -163,8 +165,8 @@ def test_reports_between_the_points_of_the_history_leave_it_alone():
     reports: list[TrainingProgress] = []
     _, history = fitted(replace(PLAN, report_every=0.0), report=reports.append)
     assert history == fitted()[1]
-    assert [each.step for each in reports if each.step % PLAN.every] == [1, 2, 3, 5, 6, 7, 9, 10, 11, 13]
-    done = {each.step: each.terms["done"] for each in reports}
+    assert [progress.step for progress in reports if progress.step % PLAN.every] == [1, 2, 3, 5, 6, 7, 9, 10, 11, 13]
+    done = {progress.step: progress.terms["done"] for progress in reports}
     assert [done[step] * STEPS for step in (5, 6, 7, 8)] == pytest.approx([4.0, 4.5, 5.0, 5.5])
 
 
@@ -220,7 +222,7 @@ def test_half_precision_is_of_the_arithmetic_and_not_of_the_weights():
 
 
 class Overflowing(Toy):
-    """A buffer becomes infinite after the seventh step, and no term tells."""
+    """A buffer becomes infinite after the seventh step, while all terms stay finite."""
 
     def stepped(self, done: float) -> None:
         super().stepped(done)
@@ -229,7 +231,7 @@ class Overflowing(Toy):
 
 
 class Steep(Toy):
-    """Its loss is finite, but has no slope that is."""
+    """Its loss is finite, but its gradient is not."""
 
     def forward(self, batch: AudioBatch, done: float) -> Step:
         guessed = self.layers(batch.waveforms)
@@ -254,7 +256,7 @@ def test_what_is_not_finite_is_told_and_never_saved(kind, save_every, told):
 
 
 class Greedy(Toy):
-    """Wants more memory than a GPU has."""
+    """A method that needs more memory than a GPU has."""
 
     def forward(self, batch: AudioBatch, done: float) -> Step:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -344,16 +346,17 @@ def test_every_method_trains_and_resumes_on_a_gpu(name, precision):
     states: list[TrainingState] = []
     history = fit(whole, noises, plan, save=states.append)
     for one, two in zip(history, fit(rest, noises, plan, state=states[0]), strict=True):
-        assert one.terms["loss"] == pytest.approx(two.terms["loss"], rel=0.02)  # kernels may add up in other orders
+        assert one.terms["loss"] == pytest.approx(two.terms["loss"], rel=0.02)  # kernels may add in another order
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_makes_its_tensors_where_its_batch_is(name, monkeypatch):
     monkeypatch.setattr(
-        "upstreams.seeds.augmented_views.drawn", lambda like: torch.rand(len(like), dtype=torch.float64, device="cpu")
+        "upstreams.seeds.augmented_views.random_fractions",
+        lambda like: torch.rand(len(like), dtype=torch.float64, device="cpu"),
     )
     trained, batch = built(name, True, 0), next(noises(0))
-    # Whatever is made without a device is made there, and does not go with the batch.
+    # Tensors that are created without a device stay there rather than follow the batch.
     with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
         terms, vectors = trained(batch, 0.5)
-    assert {each.device.type for each in (*terms.values(), vectors)} == {"cpu"}
+    assert {tensor.device.type for tensor in (*terms.values(), vectors)} == {"cpu"}

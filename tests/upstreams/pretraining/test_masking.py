@@ -1,4 +1,4 @@
-"""Which tokens masks hide."""
+"""The tokens that masks select."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upstreams.pretraining.masking import clustered, gathered, scattered, share_of
+from upstreams.pretraining.masking import block_mask, gather_masked, random_mask, share_of
 
 ROWS, COLUMNS = 8, 20
 
 
 def grid(*columns: int) -> Tensor:
-    """Valid patches (B, 8, 20) of clips with so many columns."""
+    """Return the valid patches (B, 8, 20) of clips with these numbers of columns."""
     return (torch.arange(COLUMNS) < torch.tensor(columns)[:, None])[:, None].repeat(1, ROWS, 1)
 
 
@@ -29,7 +29,7 @@ def test_a_share_is_of_a_clips_own_tokens_and_at_least_one() -> None:
     assert share_of(grid(1)[:, :1], 0.1).tolist() == [1]
 
 
-@pytest.mark.parametrize("mask", [scattered, clustered])
+@pytest.mark.parametrize("mask", [random_mask, block_mask])
 def test_as_many_patches_as_asked_for_are_masked_and_none_that_are_not_there(mask: type) -> None:
     there = grid(20, 13, 5, 1)
     number = torch.tensor([125, 1, 40, 8])
@@ -39,7 +39,7 @@ def test_as_many_patches_as_asked_for_are_masked_and_none_that_are_not_there(mas
         assert not bool((masked & ~there).any())
 
 
-@pytest.mark.parametrize("mask", [scattered, clustered])
+@pytest.mark.parametrize("mask", [random_mask, block_mask])
 def test_every_patch_is_as_likely_as_any_other_to_be_masked(mask: type) -> None:
     clips, columns = 4000, 11
     masked = mask(grid(*[columns] * clips), torch.full((clips,), 33))[:, :, :columns]
@@ -48,7 +48,7 @@ def test_every_patch_is_as_likely_as_any_other_to_be_masked(mask: type) -> None:
     assert float((masked.float().mean(0) - share).abs().max()) < 5 * spread
 
 
-@pytest.mark.parametrize("mask", [scattered, clustered])
+@pytest.mark.parametrize("mask", [random_mask, block_mask])
 def test_the_seed_decides_the_mask_and_clips_differ(mask: type) -> None:
     there, number = grid(20, 20), torch.tensor([60, 60])
     one = mask(there, number)
@@ -59,23 +59,23 @@ def test_the_seed_decides_the_mask_and_clips_differ(mask: type) -> None:
 
 
 def whole_blocks(mask: Tensor, side: int) -> Tensor:
-    """The patches of a mask (F, T) that lie in a square of that side which is masked as far as it is in the grid."""
+    """Return the patches of a mask (F, T) in squares of this side that are masked wherever they overlap the grid."""
     filled = F.pad(mask[None, None].float(), [side - 1] * 4, value=1.0)
-    corners = -F.max_pool2d(-filled, side, stride=1)  # 1 where a square is all masked
+    corners = -F.max_pool2d(-filled, side, stride=1)  # 1 where all of a square is masked
     return mask & (F.max_pool2d(corners, side, stride=1)[0, 0] > 0)
 
 
 def test_clusters_are_squares_of_one_side_but_for_the_last() -> None:
     for side in (3, 4, 5):
-        masks = clustered(grid(*[20] * 30), torch.full((30,), 70), (side,))
+        masks = block_mask(grid(*[20] * 30), torch.full((30,), 70), (side,))
         for mask in masks:
             assert int((mask & ~whole_blocks(mask, side)).sum()) < side * side
-    plain = scattered(grid(*[20] * 30), torch.full((30,), 70))
+    plain = random_mask(grid(*[20] * 30), torch.full((30,), 70))
     assert all(int((mask & ~whole_blocks(mask, 3)).sum()) > 9 for mask in plain)
 
 
 def drawn_one_by_one(side: int, number: int, chance: random.Random) -> set[tuple[int, int]]:
-    """The same by the paper's words: blocks at random places until there are enough, then some of the last left out."""
+    """The literal algorithm of the paper: add random blocks until there are enough patches, then drop the surplus."""
     masked: set[tuple[int, int]] = set()
     while len(masked) < number:
         row, column = chance.randrange(1 - side, ROWS), chance.randrange(1 - side, COLUMNS)
@@ -86,7 +86,7 @@ def drawn_one_by_one(side: int, number: int, chance: random.Random) -> set[tuple
 
 
 def neighbours(mask: Tensor) -> float:
-    """How many masked patches have a masked one to their right, per masked patch."""
+    """Return the share of masked patches whose right neighbour is masked."""
     return float((mask[:, :, 1:] & mask[:, :, :-1]).sum() / mask.sum())
 
 
@@ -96,14 +96,14 @@ def test_clusters_hang_together_as_those_drawn_one_block_after_another(side: int
     for mask in wanted:
         for row, column in drawn_one_by_one(side, 50, chance):
             mask[row, column] = True
-    given = clustered(grid(*[20] * 600), torch.full((600,), 50), (side,))
+    given = block_mask(grid(*[20] * 600), torch.full((600,), 50), (side,))
     assert abs(neighbours(given) - neighbours(wanted)) < 0.02
-    assert neighbours(given) > neighbours(scattered(grid(*[20] * 600), torch.full((600,), 50))) + 0.2
+    assert neighbours(given) > neighbours(random_mask(grid(*[20] * 600), torch.full((600,), 50))) + 0.2
 
 
 def test_masked_tokens_are_gathered_in_their_order() -> None:
     tokens = torch.arange(12.0).view(2, 6, 1)
     mask = torch.tensor([[False, True, False, True, True, False], [False, False, True, False, False, False]])
-    found, chosen = gathered(tokens, mask, 3)
+    found, chosen = gather_masked(tokens, mask, 3)
     assert found[chosen].flatten().tolist() == [1.0, 3.0, 4.0, 8.0]
     assert chosen.tolist() == [[True, True, True], [True, False, False]]

@@ -1,4 +1,4 @@
-"""The term on metadata, held against literal loops over anchors, positives and negatives."""
+"""The metadata triplet loss, compared with literal loops over anchors, positives and negatives."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch.nn import functional as F
 from tests.upstreams.training import CLIPS, PLAN, STEPS, Toy, batches, same, toy
 from upstreams.base import UpstreamError
 from upstreams.pretraining.loop import fit
-from upstreams.pretraining.metadata_triplet import WithMetadata, similarity, standardized, triplet
+from upstreams.pretraining.metadata_triplet import WithMetadata, similarity, standardized, triplet_loss
 from upstreams.pretraining.methods import UNKNOWN, AudioBatch
 
 WEIGHTS = {"language": 1.0, "speaker": 0.5}
 
 
 def drawn(number: int = 24, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    """Vectors (number, 6) in double precision, and labels some of which are unknown."""
+    """Vectors (number, 6) in double precision, and labels, some of which are unknown."""
     dice = torch.Generator().manual_seed(seed)
     labels = {
         "language": torch.randint(UNKNOWN, 4, (number,), generator=dice),
@@ -66,9 +66,9 @@ def test_the_term_is_that_of_a_literal_loop_over_all_triplets(seed: int) -> None
     labels["language"][:2] = labels["speaker"][:2] = UNKNOWN
     alike = [[literal_similarity(labels, WEIGHTS, one, other) for other in range(16)] for one in range(16)]
     found = similarity(labels, WEIGHTS)
-    expected = torch.tensor([[math.nan if each is None else each for each in row] for row in alike])
+    expected = torch.tensor([[math.nan if value is None else value for value in row] for row in alike])
     torch.testing.assert_close(found.float(), expected, equal_nan=True)
-    loss, paired = triplet(vectors, found, 0.4)
+    loss, paired = triplet_loss(vectors, found, 0.4)
     assert (loss.item(), paired.item()) == pytest.approx(literal_triplet(vectors, alike, 0.4))
     assert 0 < paired.item() < 1
 
@@ -82,7 +82,7 @@ def test_one_source_gives_the_triplet_loss_with_the_hardest_negative_of_each_pos
     positive = equal & ~torch.eye(24, dtype=torch.bool)
     each = (0.3 + apart - negative).relu().masked_fill(~positive, 0.0).sum(1) / positive.sum(1)
     found = similarity({"speaker": speaker}, {"speaker": 7.0})
-    torch.testing.assert_close(triplet(vectors, found, 0.3)[0], each.mean())
+    torch.testing.assert_close(triplet_loss(vectors, found, 0.3)[0], each.mean())
 
 
 def test_pairs_of_one_source_give_the_batch_hard_triplet_loss() -> None:
@@ -93,7 +93,7 @@ def test_pairs_of_one_source_give_the_batch_hard_triplet_loss() -> None:
     farthest = apart.masked_fill(~equal, -math.inf).amax(1)
     nearest = apart.masked_fill(equal, math.inf).amin(1)
     found = similarity({"speaker": speaker}, {"speaker": 1.0})
-    torch.testing.assert_close(triplet(vectors, found, 0.3)[0], (0.3 + farthest - nearest).relu().mean())
+    torch.testing.assert_close(triplet_loss(vectors, found, 0.3)[0], (0.3 + farthest - nearest).relu().mean())
 
 
 def test_sources_count_by_their_weights_where_both_clips_have_them() -> None:
@@ -110,26 +110,29 @@ def test_clips_without_labels_are_in_no_pair() -> None:
     alike = similarity(labels, WEIGHTS)
     assert alike[5].isnan().all()
     assert alike[:, 5].isnan().all()
-    paired = triplet(vectors, alike, 0.3)[1]
+    paired = triplet_loss(vectors, alike, 0.3)[1]
     labels["language"][:] = labels["speaker"][:] = UNKNOWN
     labels["language"][:3] = torch.tensor([1, 1, 2])
-    assert float(triplet(vectors, similarity(labels, WEIGHTS), 0.3)[1]) == pytest.approx(2 / 24)  # 2 has no equal
+    assert float(triplet_loss(vectors, similarity(labels, WEIGHTS), 0.3)[1]) == pytest.approx(
+        2 / 24
+    )  # clip 2 has no pair
     assert paired < 1
 
 
 def test_the_order_of_clips_changes_nothing() -> None:
     vectors, labels = drawn()
     order = torch.randperm(24, generator=torch.Generator().manual_seed(4))
-    shuffled = {kind: each[order] for kind, each in labels.items()}
+    shuffled = {kind: numbers[order] for kind, numbers in labels.items()}
     torch.testing.assert_close(
-        triplet(vectors[order], similarity(shuffled, WEIGHTS), 0.3), triplet(vectors, similarity(labels, WEIGHTS), 0.3)
+        triplet_loss(vectors[order], similarity(shuffled, WEIGHTS), 0.3),
+        triplet_loss(vectors, similarity(labels, WEIGHTS), 0.3),
     )
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
     vectors, labels = drawn(12)
     alike = similarity(labels, WEIGHTS)
-    assert torch.autograd.gradcheck(lambda each: triplet(each, alike, 0.5)[0], vectors.requires_grad_())
+    assert torch.autograd.gradcheck(lambda each: triplet_loss(each, alike, 0.5)[0], vectors.requires_grad_())
 
 
 @pytest.mark.parametrize("label", [UNKNOWN, 3])
@@ -137,7 +140,7 @@ def test_without_any_pair_there_is_neither_loss_nor_gradient(label: int) -> None
     for number in (1, 2, 9):
         vectors = torch.zeros(number, 4, requires_grad=True)
         alike = similarity({"speaker": torch.full((number,), label)}, {"speaker": 1.0})
-        loss, paired = triplet(vectors, alike, 0.3)
+        loss, paired = triplet_loss(vectors, alike, 0.3)
         loss.backward()
         assert (loss.item(), paired.item()) == (0.0, 0.0)
         assert vectors.grad is not None
@@ -146,7 +149,7 @@ def test_without_any_pair_there_is_neither_loss_nor_gradient(label: int) -> None
 
 def test_vectors_that_have_become_one_have_finite_gradients() -> None:
     vectors = torch.ones(8, 4, requires_grad=True)
-    loss, _ = triplet(vectors, similarity({"speaker": torch.arange(8) % 2}, {"speaker": 1.0}), 0.3)
+    loss, _ = triplet_loss(vectors, similarity({"speaker": torch.arange(8) % 2}, {"speaker": 1.0}), 0.3)
     loss.backward()
     assert loss.item() == pytest.approx(0.3)
     assert vectors.grad is not None
@@ -158,7 +161,7 @@ def test_a_step_along_the_gradient_brings_clips_of_a_speaker_together() -> None:
     alike = similarity({"speaker": speaker}, {"speaker": 1.0})
     losses = []
     for _ in range(60):
-        loss, _ = triplet(vectors.requires_grad_(), alike, 0.3)
+        loss, _ = triplet_loss(vectors.requires_grad_(), alike, 0.3)
         losses.append(loss.item())
         vectors = (vectors - 2.0 * torch.autograd.grad(loss, vectors)[0]).detach()
     assert losses[0] > 0.3
@@ -166,7 +169,7 @@ def test_a_step_along_the_gradient_brings_clips_of_a_speaker_together() -> None:
 
 
 class Views(Toy):
-    """Gives two views of each clip, and has things of its own to be asked for."""
+    """A method with two views of each clip, and attributes that must be passed on."""
 
     version = 3
     origin = {"file": "digest"}  # noqa: RUF012
@@ -223,7 +226,7 @@ def test_views_of_a_clip_share_its_labels() -> None:
     batch = next(labelled(0))
     terms, vectors = views()(batch, 0.5)
     twice = {"speaker": torch.cat([batch.labels["speaker"]] * 2)}
-    torch.testing.assert_close(terms["triplet"], triplet(vectors, similarity(twice, {"speaker": 1.0}), 0.3)[0])
+    torch.testing.assert_close(terms["triplet"], triplet_loss(vectors, similarity(twice, {"speaker": 1.0}), 0.3)[0])
 
 
 def test_half_precision_does_not_reach_the_term() -> None:
@@ -236,7 +239,7 @@ def test_half_precision_does_not_reach_the_term() -> None:
 
     with torch.autocast("cpu", torch.bfloat16):
         terms, _ = WithMetadata(Given(), WEIGHTS)(batch, 0.5)
-    expected, _ = triplet(vectors.bfloat16().float(), similarity(labels, WEIGHTS), 0.3)
+    expected, _ = triplet_loss(vectors.bfloat16().float(), similarity(labels, WEIGHTS), 0.3)
     assert terms["triplet"].dtype == torch.float32
     torch.testing.assert_close(terms["triplet"], expected)
 

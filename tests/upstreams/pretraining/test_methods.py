@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.upstreams.training import Toy, same
 from upstreams.base import UpstreamError
-from upstreams.pretraining.methods import METHODS, mean_where, method
+from upstreams.pretraining.methods import METHODS, create_method, mean_where
 
 
 def build(size: str, dropout: float = 0.0, name: str = "") -> Toy:
@@ -30,7 +30,7 @@ def test_a_method_is_built_from_its_reference_and_seed():
     torch.manual_seed(9)
     expected = torch.rand(2)
     torch.manual_seed(9)
-    built = [method("toy?dropout=0.5", "small", seed) for seed in (1, 1, 2)]
+    built = [create_method("toy?dropout=0.5", "small", seed) for seed in (1, 1, 2)]
     assert torch.equal(torch.rand(2), expected)
     assert built[0].layers[1].p == 0.5
     assert same(built[0].state_dict(), built[1].state_dict())
@@ -49,7 +49,7 @@ def test_a_method_is_built_from_its_reference_and_seed():
 )
 def test_unknown_methods_and_options_are_told(reference, told):
     with pytest.raises(UpstreamError, match=told):
-        method(reference, "small", 0)
+        create_method(reference, "small", 0)
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**30))
@@ -72,7 +72,7 @@ def test_a_method_needs_no_labels_files_or_preparation_unless_it_says_so():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_are_registered_with_weights_of_kinds_and_digests_of_files(name):
-    trained = method(name, "mini", 0)
+    trained = create_method(name, "mini", 0)
     assert all(weight > 0 for weight in trained.metadata.values())
     assert trained.origin == {}, "no option names a file"
     assert trained.recipe.steps > 0

@@ -1,4 +1,4 @@
-"""What a method looks at before its first step, and what of labels reaches it."""
+"""The preparation of a method before its first step, and the labels that reach it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.upstreams.training import PLAN, STEPS, Toy, batches, fitted, same, to
 from upstreams.pretraining.loop import TrainingState, fit
 from upstreams.pretraining.metadata_triplet import WithMetadata
 from upstreams.pretraining.methods import AudioBatch, Method, Step
-from upstreams.pretraining.processes import joined, processes
+from upstreams.pretraining.processes import process_group, processes
 
 OFTEN = replace(PLAN, save_every=0.0)
 
 
 class Prepared(Toy):
-    """Its clips are told apart from what it found in the first three batches, give or take a little."""
+    """A method that subtracts a noisy mean of the first three batches from its clips."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__(dropout)
@@ -77,7 +77,7 @@ def test_what_it_looks_at_is_put_away_before_the_training():
 
 
 class Unprepared(Prepared):
-    """Was trained before."""
+    """A method that was already trained, and must not be prepared."""
 
     def prepare(self, batches: Iterator[AudioBatch]) -> None:
         raise AssertionError("prepared again")
@@ -127,7 +127,7 @@ def own_share(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
     os.environ["MASTER_PORT"] = str(port)
-    with joined("cpu"):
+    with process_group("cpu"):
         trained = prepared()
         fit(trained, ours, PLAN)
     kept = {"weights": trained.state_dict(), "looked": len(trained.looked_at), "used": trained.used[0]}
@@ -158,7 +158,7 @@ LANGUAGES = torch.tensor([0, 0, 1, 1, 0, 2, -1, 2])
 
 
 def labelled(first: int, parts: int = 2) -> Iterator[AudioBatch]:
-    """The clips of each step with a language, which one of them does not tell."""
+    """The clips of each step with a language label, which is unknown for one of them."""
     languages = LANGUAGES.chunk(parts) * STEPS
     for place, batch in enumerate(batches(first, parts)):
         yield batch._replace(labels={"language": languages[place]})
@@ -175,7 +175,7 @@ def test_a_training_with_labels_resumes_bit_for_bit():
 
 
 class Noting(Method):
-    """Keeps the labels that it is given."""
+    """A method that stores the labels that it receives."""
 
     recipe = PLAN.recipe
 

@@ -1,4 +1,4 @@
-"""Two processes on the CPU, as torchrun would start them, against one."""
+"""Two processes on the CPU, started as by torchrun, compared with one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from tests.upstreams.training import PLAN, STEPS, Spoilt, Toy, batches, close, f
 from upstreams.base import UpstreamError
 from upstreams.pretraining.loop import TrainingState, fit
 from upstreams.pretraining.methods import AudioBatch
-from upstreams.pretraining.processes import anywhere, average_gradients, joined, mean, processes
+from upstreams.pretraining.processes import (
+    any_process,
+    average_gradients,
+    mean_over_processes,
+    process_group,
+    processes,
+)
 
 OFTEN = replace(PLAN, save_every=0.0)
 
@@ -35,7 +41,7 @@ def shares() -> dict[str, Any]:
 
 
 def resumed() -> dict[str, Any]:
-    """Weights at the end: of a whole training, and of one resumed after its fifth step; and who saved or reported."""
+    """The final weights of a full training and one resumed after its fifth step, and the calls of save and report."""
     states: list[TrainingState] = []
     whole, rest = toy(0.3), toy(0.3)
     whole_history = fit(whole, ours, OFTEN, save=states.append)
@@ -47,7 +53,7 @@ def resumed() -> dict[str, Any]:
 
 
 def apart() -> dict[str, Any]:
-    """Resumed by the first process alone, as where each has a disk of its own."""
+    """Only the first process resumes, as when each process has its own disk."""
     states: list[TrainingState] = []
     fit(toy(), ours, OFTEN, save=states.append)
     with pytest.raises(UpstreamError) as error:
@@ -56,7 +62,7 @@ def apart() -> dict[str, Any]:
 
 
 def interrupted() -> dict[str, Any]:
-    """A signal to the second process alone."""
+    """Only the second process gets a signal."""
     states: list[TrainingState] = []
 
     def batches_and_signal(first: int) -> Iterator[AudioBatch]:
@@ -72,7 +78,7 @@ def interrupted() -> dict[str, Any]:
 
 
 def spoilt() -> dict[str, Any]:
-    """A loss that is infinite in the second process alone."""
+    """The loss is infinite in the second process only."""
     with pytest.raises(UpstreamError) as error:
         fit(toy(kind=Spoilt if processes()[0] == 1 else Toy), ours, PLAN)
     return {"told": str(error.value)}
@@ -84,11 +90,11 @@ def primitives() -> dict[str, Any]:
     both.grad = torch.full((2,), 1.0 + rank)
     second.grad = torch.full((2,), 8.0) if rank == 1 else None
     average_gradients([both, second, neither])
-    anywhere([True])
+    any_process([True])
     return {
         "gradients": [both.grad, second.grad, neither.grad],
-        "anywhere": anywhere([rank == 0, rank == 1, False]),
-        "mean": mean(torch.tensor([rank, 3.0])),
+        "anywhere": any_process([rank == 0, rank == 1, False]),
+        "mean": mean_over_processes(torch.tensor([rank, 3.0])),
     }
 
 
@@ -97,7 +103,7 @@ def own_share(rank: int, port: int, folder: Path) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
     os.environ["MASTER_PORT"] = str(port)
     found: dict[str, Any] = {}
-    with joined("cpu"):
+    with process_group("cpu"):
         for part in (shares, resumed, apart, interrupted, spoilt, primitives):
             found[part.__name__] = part()
     torch.save(found, folder / f"{rank}.pt")
@@ -105,7 +111,7 @@ def own_share(rank: int, port: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> list[dict[str, Any]]:
-    """What each of two processes found."""
+    """The results of each of two processes."""
     folder = tmp_path_factory.mktemp("processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -173,12 +179,12 @@ def test_flags_and_means_are_of_all_processes(found):
 def test_a_group_that_nobody_leads_is_told(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UpstreamError, match="start by torchrun"), joined("cpu"):
+    with pytest.raises(UpstreamError, match="start by torchrun"), process_group("cpu"):
         pass
 
 
 def test_a_process_of_its_own_needs_no_group():
     assert processes() == (0, 1)
-    with joined("cpu") as device:
+    with process_group("cpu") as device:
         assert device == torch.device("cpu")
         assert not torch.distributed.is_initialized()

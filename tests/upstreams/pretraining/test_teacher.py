@@ -1,4 +1,4 @@
-"""Teachers held against the formulas of their papers."""
+"""Teachers, compared with the formulas of their papers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from upstreams.pretraining.teacher import follow, perceptron, spread, teacher_of
+from upstreams.pretraining.teacher import embedding_spread, follow, perceptron, teacher_of
 
 
 def test_a_teacher_starts_as_its_student_apart_from_it_and_without_gradients() -> None:
@@ -64,5 +64,5 @@ def test_heads_have_two_layers_without_biases() -> None:
 
 def test_spread_is_one_for_evenly_spread_outputs_and_none_for_collapsed_ones() -> None:
     torch.manual_seed(0)
-    assert float(spread(3.0 * torch.randn(2000, 64))) == pytest.approx(1.0, abs=0.01)
-    assert float(spread(torch.ones(20, 64) * torch.rand(20, 1))) == pytest.approx(0.0, abs=1e-5)
+    assert float(embedding_spread(3.0 * torch.randn(2000, 64))) == pytest.approx(1.0, abs=0.01)
+    assert float(embedding_spread(torch.ones(20, 64) * torch.rand(20, 1))) == pytest.approx(0.0, abs=1e-5)

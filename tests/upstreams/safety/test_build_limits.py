@@ -1,4 +1,4 @@
-"""What a configuration may have built is limited by the weights beside it."""
+"""The weights of a checkpoint limit the size of the model that its configuration can build."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from upstreams.base import UpstreamError
-from upstreams.safety.build_limits import ELEMENTS, Allowance, counted
+from upstreams.safety.build_limits import ELEMENTS, Allowance, count_construction
 
 
 class Table(nn.Module):
@@ -34,12 +34,12 @@ HUGE: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("what", HUGE)
 def test_what_no_checkpoint_can_fill_is_not_built(what: str) -> None:
-    with counted(Allowance().spend), pytest.raises(UpstreamError, match="far larger model than its weights"):
+    with count_construction(Allowance().spend), pytest.raises(UpstreamError, match="far larger model than its weights"):
         HUGE[what]()
 
 
 def test_a_checkpoint_allows_for_a_model_of_its_size_and_not_for_ten() -> None:
-    allowance, layer = Allowance(), torch.empty(ELEMENTS)  # untouched memory is not taken
+    allowance, layer = Allowance(), torch.empty(ELEMENTS)  # memory that is never written to is not assigned
     allowance.add({"model": [{"weight": layer}]})
     for _ in range(5):
         allowance.spend(layer.numel())
@@ -56,7 +56,7 @@ def test_a_tensor_counts_by_its_memory_not_its_shape() -> None:
 
 def test_modules_are_made_as_before_afterwards_even_after_errors() -> None:
     before = dict(vars(nn.Module))
-    with pytest.raises(UpstreamError), counted(Allowance().spend):
+    with pytest.raises(UpstreamError), count_construction(Allowance().spend):
         HUGE["layers"]()
     assert dict(vars(nn.Module)) == before
 

@@ -20,8 +20,8 @@ from torch import nn
 from tests.upstreams import hostile
 from upstreams.base import UpstreamError
 from upstreams.safety.allow_list import StandIn
-from upstreams.safety.checkpoints import digests, not_finite, not_floats, read
-from upstreams.safety.loading import load
+from upstreams.safety.checkpoints import digests, not_finite, not_floats, read_weights
+from upstreams.safety.loading import load_checkpoint
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.int64)}
 
@@ -30,9 +30,9 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def told(path: Path) -> str:
+def error_of(path: Path) -> str:
     with pytest.raises(UpstreamError) as caught:
-        read(path)
+        read_weights(path)
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
@@ -45,13 +45,13 @@ def test_safetensors_and_plain_state_dicts_come_back_as_they_were(tmp_path: Path
     torch.save(collections.OrderedDict(STATE), tmp_path / "b.bin")
     torch.save(STATE, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
     for name in ("a.safetensors", "a.pt", "b.bin", "legacy.pt"):
-        assert equal(read(tmp_path / name), STATE), name
+        assert equal(read_weights(tmp_path / name), STATE), name
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])
 def test_state_dicts_under_their_usual_keys_are_found(key: str, tmp_path: Path) -> None:
     torch.save({key: STATE, "epoch": 3, "args": {"lr": 0.1}}, tmp_path / "a.pt")
-    assert equal(read(tmp_path / "a.pt"), STATE)
+    assert equal(read_weights(tmp_path / "a.pt"), STATE)
 
 
 def test_a_checkpoint_in_several_files_is_read_through_its_index(tmp_path: Path) -> None:
@@ -59,11 +59,11 @@ def test_a_checkpoint_in_several_files_is_read_through_its_index(tmp_path: Path)
     save_file({"b": STATE["b"]}, tmp_path / "two.safetensors")
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a.weight": "one.safetensors", "b": "two.safetensors"}}))
-    assert equal(read(index), STATE)
+    assert equal(read_weights(index), STATE)
     index.write_text(json.dumps({"weight_map": {"a.weight": "../one.safetensors"}}))
-    assert "not beside it" in told(index)
+    assert "not beside it" in error_of(index)
     index.write_text("{}")
-    assert "not an index" in told(index)
+    assert "not an index" in error_of(index)
 
 
 @pytest.mark.parametrize(
@@ -82,34 +82,34 @@ def test_every_tensor_comes_from_the_file_that_the_index_assigns(
     save_file({"b": STATE["b"], **twice}, tmp_path / "two.safetensors")
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": homes}))
-    assert complaint in told(index)
+    assert complaint in error_of(index)
 
 
 def test_an_index_of_endless_files_or_size_is_refused(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {f"k{i}": f"f{i}" for i in range(10_001)}}))
-    assert "names 10001 files" in told(index)
+    assert "names 10001 files" in error_of(index)
     with index.open("r+b") as file:
         file.truncate(1 << 40)
-    assert "has more than 20 MB" in told(index)
+    assert "has more than 20 MB" in error_of(index)
 
 
 @pytest.mark.parametrize("text", ["import os\nos.system('x')\n", "see the repository\n", "# ümlaut\n" * 20_000])
 def test_text_is_told_as_text(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_text(text, encoding="utf-8")
-    assert "is text, not weights" in told(tmp_path / "a.pt")
+    assert "is text, not weights" in error_of(tmp_path / "a.pt")
 
 
 def test_pickles_that_are_text_are_told_as_pickles(tmp_path: Path) -> None:
     (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    assert "wants to run os.system" in told(tmp_path / "evil.pt")
+    assert "wants to run os.system" in error_of(tmp_path / "evil.pt")
     torch.save(STATE, tmp_path / "a.pt", _use_new_zipfile_serialization=False, pickle_protocol=0)
-    assert "is pickled in a way" in told(tmp_path / "a.pt")
+    assert "is pickled in a way" in error_of(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("suffix", [".pt", ".old.pt", ".safetensors"])
-def test_truncated_files_are_told(suffix: str, kept: float, tmp_path: Path) -> None:
+def test_truncated_files_are_refused(suffix: str, kept: float, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
     state = {"w": torch.randn(50, 50), "v": torch.randn(9)}
     if suffix == ".safetensors":
@@ -118,13 +118,13 @@ def test_truncated_files_are_told(suffix: str, kept: float, tmp_path: Path) -> N
         torch.save(state, path, _use_new_zipfile_serialization=suffix == ".pt")
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    assert "checkpoint" in told(path)
+    assert "checkpoint" in error_of(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"lr": 0.1}, {}, "text", {"model": {}}])
-def test_files_without_weights_are_told(content: Any, tmp_path: Path) -> None:
+def test_files_without_weights_are_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pt")
-    assert "holds no weights by name" in told(tmp_path / "a.pt")
+    assert "holds no weights by name" in error_of(tmp_path / "a.pt")
 
 
 def test_weights_that_are_not_finite_are_named() -> None:
@@ -176,7 +176,7 @@ def test_plain_values_come_back_as_they_were(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "values.pt"
     torch.save({"config": value}, path, _use_new_zipfile_serialization=zipped)
-    assert load(path) == {"config": value}
+    assert load_checkpoint(path) == {"config": value}
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -188,8 +188,11 @@ def test_tensors_of_every_kind_come_back_bit_for_bit(zipped: bool, tmp_path: Pat
     state |= {"turned": base.T, "part": base[1:3, ::2], "one": torch.tensor(3.0), "none": torch.zeros(0, 3)}
     state |= {"repeated": torch.ones(1).expand(7), "parameter": nn.Parameter(torch.ones(2)), "tied": base}
     torch.save(state, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    assert equal(read(tmp_path / "a.pt"), state)
-    assert all(type(tensor) is torch.Tensor and not tensor.requires_grad for tensor in load(tmp_path / "a.pt").values())
+    assert equal(read_weights(tmp_path / "a.pt"), state)
+    assert all(
+        type(tensor) is torch.Tensor and not tensor.requires_grad
+        for tensor in load_checkpoint(tmp_path / "a.pt").values()
+    )
 
 
 def test_attributes_and_hooks_of_tensors_stay_behind(tmp_path: Path) -> None:
@@ -198,9 +201,9 @@ def test_attributes_and_hooks_of_tensors_stay_behind(tmp_path: Path) -> None:
     state = collections.OrderedDict(w=tensor)
     state.__dict__["keys"] = "shadow"
     torch.save({"model": state}, tmp_path / "a.pt")
-    found = read(tmp_path / "a.pt")
-    assert found["w"].numel() == 2
-    assert list(found) == ["w"]
+    content = read_weights(tmp_path / "a.pt")
+    assert content["w"].numel() == 2
+    assert list(content) == ["w"]
 
 
 def stranger(monkeypatch: pytest.MonkeyPatch, name: str, *bases: type, **members: Any) -> Any:
@@ -235,16 +238,16 @@ def test_configurations_beside_the_weights_become_plain_values(tmp_path: Path, m
             "dtype": torch.float16,
         }
         torch.save({"model": STATE} | content, tmp_path / "a.pt")
-    found = load(tmp_path / "a.pt")
-    assert found["args"] == argparse.Namespace(lr=0.1, mode="layer_norm", inner=argparse.Namespace(x=(1, 2)))
-    kept = found["task_state"]["dictionary"]
+    content = load_checkpoint(tmp_path / "a.pt")
+    assert content["args"] == argparse.Namespace(lr=0.1, mode="layer_norm", inner=argparse.Namespace(x=(1, 2)))
+    kept = content["task_state"]["dictionary"]
     assert isinstance(kept, StandIn)
     assert (kept.name, kept.state) == ("fairseq.data.dictionary.Dictionary", {"symbols": ["<s>", "a"]})
-    assert found["callbacks"] == {"pytorch_lightning.callbacks.ModelCheckpoint": {"best": "/a/b.ckpt"}}
-    assert (found["hyper"], found["counts"], found["queue"]) == ({"lr": 3}, {"k": [1]}, [1, 2])
-    assert type(found["hyper"]) is type(found["counts"]) is dict
-    assert (found["seen"], found["size"], found["dtype"]) == ({1, 2}, (1, 2), torch.float16)
-    assert equal(read(tmp_path / "a.pt"), STATE)
+    assert content["callbacks"] == {"pytorch_lightning.callbacks.ModelCheckpoint": {"best": "/a/b.ckpt"}}
+    assert (content["hyper"], content["counts"], content["queue"]) == ({"lr": 3}, {"k": [1]}, [1, 2])
+    assert type(content["hyper"]) is type(content["counts"]) is dict
+    assert (content["seen"], content["size"], content["dtype"]) == ({1, 2}, (1, 2), torch.float16)
+    assert equal(read_weights(tmp_path / "a.pt"), STATE)
     assert "fairseq.data.dictionary" not in sys.modules
 
 
@@ -253,19 +256,19 @@ def test_numbers_and_arrays_of_numpy_come_back_without_asking_numpy(tmp_path: Pa
     arrays |= {"swapped": np.arange(3, dtype=">i4"), "flags": np.array([True, False])}
     scalars = {"loss": np.float64(2.5), "step": np.int64(3), "done": np.bool_(True), "kind": np.dtype("f4")}
     torch.save(arrays | scalars, tmp_path / "a.pt")
-    found = load(tmp_path / "a.pt")
-    assert (found["loss"], found["step"], found["done"], found["kind"]) == (2.5, 3, True, "<f4")
+    content = load_checkpoint(tmp_path / "a.pt")
+    assert (content["loss"], content["step"], content["done"], content["kind"]) == (2.5, 3, True, "<f4")
     for name, array in arrays.items():
-        assert found[name].numpy().tolist() == array.tolist(), name
+        assert content[name].numpy().tolist() == array.tolist(), name
     torch.save({"text": np.array(["a"], dtype=object)}, tmp_path / "a.pt")
-    assert "array of objects" in told(tmp_path / "a.pt")
+    assert "array of objects" in error_of(tmp_path / "a.pt")
 
 
 def test_omegaconf_becomes_dicts_and_lists(tmp_path: Path) -> None:
     OmegaConf = pytest.importorskip("omegaconf").OmegaConf  # noqa: N806
     content = {"model": {"layers": 12, "convolutions": "[(512,10,5)]", "rates": [1, {"x": None}]}, "name": "${seed}"}
     torch.save({"model": STATE, "cfg": OmegaConf.create(content)}, tmp_path / "a.pt")
-    assert load(tmp_path / "a.pt")["cfg"] == content
+    assert load_checkpoint(tmp_path / "a.pt")["cfg"] == content
 
 
 def test_shared_parts_are_given_to_each_and_cycles_of_strangers_end(
@@ -276,23 +279,23 @@ def test_shared_parts_are_given_to_each_and_cycles_of_strangers_end(
         trainer.itself, trainer.epoch = trainer, 3
         shared = {"lr": 1}
         torch.save({"w": torch.ones(1), "one": shared, "other": shared, "trainer": trainer}, tmp_path / "a.pt")
-    found = load(tmp_path / "a.pt")
-    assert found["one"] == found["other"] == {"lr": 1}
-    assert found["one"] is not found["other"]
-    assert found["trainer"].state == {"itself": "fairseq.trainer.Trainer", "epoch": 3}
+    content = load_checkpoint(tmp_path / "a.pt")
+    assert content["one"] == content["other"] == {"lr": 1}
+    assert content["one"] is not content["other"]
+    assert content["trainer"].state == {"itself": "fairseq.trainer.Trainer", "epoch": 3}
 
 
 def test_functions_of_known_packages_are_refused_as_others_are(tmp_path: Path) -> None:
     for module, name in (("fairseq.utils", "get_activation_fn"), ("numpy.f2py", "run_main"), ("typing", "cast")):
         (tmp_path / "a.pt").write_bytes(hostile.zipped({"w": hostile.named(module, name)}))
-        assert f"wants to run {module}.{name}" in told(tmp_path / "a.pt")
+        assert f"wants to run {module}.{name}" in error_of(tmp_path / "a.pt")
 
 
 def test_what_a_stranger_wrote_cannot_move_the_terminal(tmp_path: Path) -> None:
     name = "o\x1b[2Js system"
     content = b"\x80\x04\x8c\x04evil\x8c" + bytes([len(name)]) + name.encode() + b"\x93."
     (tmp_path / "a.pt").write_bytes(hostile.zipped(content[2:-1]))
-    assert "\x1b" not in told(tmp_path / "a.pt")
+    assert "\x1b" not in error_of(tmp_path / "a.pt")
 
 
 def test_digests_are_those_of_the_files(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import load as imported_earlier
 from torch import nn
 
 from upstreams.base import UpstreamError
-from upstreams.safety.foreign_code import only_safe
+from upstreams.safety.foreign_code import safe_loading
 
 REPLACED = (
     (torch, "load"),
@@ -30,7 +30,7 @@ REPLACED = (
 
 
 class Harm:
-    """Leaves a folder behind if it is unpickled as it asks."""
+    """Creates a folder if it is unpickled without restrictions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
@@ -63,7 +63,7 @@ WAYS: list[Callable[[Path], Any]] = [
 
 @pytest.mark.parametrize("way", WAYS)
 def test_every_form_of_torch_load_is_safe_within(way: Callable[[Path], Any], good: Path, bad: Path) -> None:
-    with only_safe():
+    with safe_loading():
         assert torch.equal(way(good)["w"], torch.arange(3.0))
         with pytest.raises(UpstreamError, match=r"wants to run (posix|nt)\.mkdir"):
             way(bad)
@@ -85,19 +85,19 @@ def test_pickles_that_name_anything_are_refused_however_they_are_read(bad: Path,
         lambda: joblib.load(tmp_path / "a.joblib"),
         lambda: imported_earlier(bad, weights_only=False),
     ]
-    with only_safe():
+    with safe_loading():
         for way in ways:
             with pytest.raises(UpstreamError, match="wants to run"):
                 way()
         assert pickle.loads(pickle.dumps({"a": [1, (2.5, None)]})) == {"a": [1, (2.5, None)]}
     assert not harm.exists()
     ways[0]()
-    assert harm.exists()  # it was the block that kept it from being made
+    assert harm.exists()  # without the block, the folder is created
 
 
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
-    with only_safe():
+    with safe_loading():
         for way in (torch.load, torch.jit.load):
             with pytest.raises(UpstreamError, match="TorchScript"):
                 way(str(tmp_path / "a.pt"))
@@ -106,7 +106,7 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["load", "full_load", "unsafe_load"])
 def test_yaml_is_data_whatever_loader_is_named(name: str, tmp_path: Path) -> None:
     loader = {"Loader": yaml.UnsafeLoader} if name == "load" else {}
-    with only_safe():
+    with safe_loading():
         assert getattr(yaml, name)("a: [1, 2.5]", **loader) == {"a": [1, 2.5]}
         assert list(getattr(yaml, f"{name}_all")("a: 1\n---\nb: 2", **loader)) == [{"a": 1}, {"b": 2}]
         with pytest.raises(UpstreamError, match="YAML asks for more than data"):
@@ -118,17 +118,17 @@ def test_yaml_is_data_whatever_loader_is_named(name: str, tmp_path: Path) -> Non
 def test_everything_is_as_before_afterwards(bad: Path) -> None:
     before = [getattr(module, name) for module, name in REPLACED]
     kept = []
-    with suppress(ZeroDivisionError), only_safe(), only_safe():
+    with suppress(ZeroDivisionError), safe_loading(), safe_loading():
         kept.append(torch.load)
         raise ZeroDivisionError
     assert [getattr(module, name) for module, name in REPLACED] == before
-    kept[0](bad, weights_only=False)  # a reference that someone kept behaves as torch's own again
+    kept[0](bad, weights_only=False)  # a reference that was kept calls torch's own function again
     assert (bad.parent / "harm").exists()
 
 
 def test_blocks_may_be_nested(bad: Path) -> None:
-    with only_safe():
-        with only_safe():
+    with safe_loading():
+        with safe_loading():
             pass
         with pytest.raises(UpstreamError):
             torch.load(bad, weights_only=False)
@@ -143,7 +143,7 @@ def test_other_threads_are_held_to_it_too(bad: Path) -> None:
         except UpstreamError as error:
             caught.append(error)
 
-    with only_safe():
+    with safe_loading():
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
@@ -151,7 +151,7 @@ def test_other_threads_are_held_to_it_too(bad: Path) -> None:
 
 
 def test_what_builds_models_still_works_within(good: Path) -> None:
-    with only_safe():
+    with safe_loading():
         model = copy.deepcopy(nn.LSTM(3, 2))
         model.load_state_dict(collections.OrderedDict(model.state_dict()))
         torch.save(model.state_dict(), good)

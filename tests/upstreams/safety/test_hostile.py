@@ -24,7 +24,7 @@ from upstreams.safety import checkpoints
 
 NAMES = sorted(hostile.files(Path("unused")))
 CODE = sorted(hostile.code(Path("unused")))
-SECONDS = 20  # that refusing one file may take on a busy machine
+SECONDS = 20  # limit for refusing one file on a busy machine
 REFUSE_ALL = """
 import resource, sys, pathlib
 from upstreams.safety import checkpoints
@@ -35,19 +35,19 @@ limit = pages * resource.getpagesize() + (1 << 29)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:
-        checkpoints.load(path)
+        checkpoints.load_checkpoint(path)
     except UpstreamError:
         print("refused")
 """
 
 
 class TooLongError(BaseException):
-    """Not an Exception, so that nothing on the way takes it for a broken file."""
+    """Not derived from Exception, so that it is not mistaken for the error of a broken file."""
 
 
 @pytest.fixture(autouse=True)
 def limited() -> Iterator[None]:
-    """A test that hangs fails."""
+    """Let a test that hangs fail."""
 
     def stop(*_: object) -> None:
         raise TooLongError
@@ -61,7 +61,7 @@ def limited() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def harm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What would exist if anything had been run."""
+    """The path of a file that exists only if code of a hostile file was executed."""
     return tmp_path_factory.mktemp("canary") / "harm"
 
 
@@ -74,9 +74,9 @@ def files(harm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refusal(path: Path | str) -> str:
-    """The one sentence in which a file is refused."""
+    """Return the sentence with which a file is refused."""
     with pytest.raises(UpstreamError) as caught:
-        checkpoints.read(path)
+        checkpoints.read_weights(path)
     message = str(caught.value)
     assert str(path) in message
     assert message.isprintable()
@@ -163,7 +163,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
     for name in ("dangling.pt", "none.pt", "a.pt/b.pt"):
         assert refusal(tmp_path / name).startswith("no file")
     with pytest.raises(UpstreamError, match="no file"):
-        checkpoints.load("a\0b.pt")
+        checkpoints.load_checkpoint("a\0b.pt")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -196,7 +196,7 @@ def test_indices_that_lead_elsewhere_or_nowhere_are_refused(content: str, tmp_pa
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(content)
     with pytest.raises(UpstreamError) as caught:
-        checkpoints.read(index)
+        checkpoints.read_weights(index)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 
@@ -211,17 +211,17 @@ def test_what_can_be_no_path_is_refused_in_a_sentence(family: str, path: str) ->
 
 
 def test_a_path_that_was_expanded_can_be_asked_about(tmp_path: Path) -> None:
-    assert checkpoints.expanded("~") == Path.home()
+    assert checkpoints.expanded_path("~") == Path.home()
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("file", "file/below", "loop", "absent", "absent/below"):
-        path = checkpoints.expanded(str(tmp_path / name))
+        path = checkpoints.expanded_path(str(tmp_path / name))
         assert path.is_file() == (name == "file")
         assert not path.is_dir()
 
 
 def valid() -> list[bytes]:
-    """A file of each format, of much that a checkpoint may hold."""
+    """Return a valid file of each format, with many kinds of content."""
     weights = {"w": torch.arange(12.0).reshape(3, 4)}
     content = {
         "model": weights,
@@ -245,12 +245,12 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(
     path = folder / "damaged.pt"
     path.write_bytes(content)
     with suppress(UpstreamError):
-        checkpoints.load(path)
+        checkpoints.load_checkpoint(path)
 
 
 @pytest.fixture(scope="module")
 def hubert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model as transformers saves it, to be spoilt."""
+    """A tiny model in the format of transformers, to be modified."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("hubert")
     models.save(models.build("hubert", **models.SMALL), models.waveform_extractor(), folder)
@@ -272,7 +272,7 @@ def test_bench_refuses_a_hostile_model_in_one_line(
 
 def test_bench_names_the_weights_of_another_architecture(hubert: Path, tmp_path: Path, bench: Bench) -> None:
     shutil.copytree(hubert, tmp_path / "model")
-    state = checkpoints.read(tmp_path / "model" / "model.safetensors")
+    state = checkpoints.read_weights(tmp_path / "model" / "model.safetensors")
     (tmp_path / "model" / "model.safetensors").unlink()
     torch.save({f"tower.{name}": tensor for name, tensor in state.items()}, tmp_path / "model" / "pytorch_model.bin")
     answer = bench("check", f"hf:{tmp_path / 'model'}")
@@ -283,7 +283,7 @@ def test_bench_names_the_weights_of_another_architecture(hubert: Path, tmp_path:
 
 def test_bench_names_weights_that_are_not_finite(hubert: Path, tmp_path: Path, bench: Bench) -> None:
     shutil.copytree(hubert, tmp_path / "model")
-    state = checkpoints.read(tmp_path / "model" / "model.safetensors")
+    state = checkpoints.read_weights(tmp_path / "model" / "model.safetensors")
     (tmp_path / "model" / "model.safetensors").unlink()
     name = "encoder.layers.0.attention.k_proj.weight"
     torch.save(state | {name: state[name] * float("nan")}, tmp_path / "model" / "pytorch_model.bin")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upstreams.base import UpstreamError
-from upstreams.safety.literal_expressions import literal
+from upstreams.safety.literal_expressions import literal_value
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from upstreams.safety.literal_expressions import literal
     ],
 )
 def test_expressions_of_configurations_have_the_value_that_python_gives_them(text: str) -> None:
-    assert literal(text) == eval(text.strip())
+    assert literal_value(text) == eval(text.strip())
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_expressions_of_configurations_have_the_value_that_python_gives_them(tex
 def test_other_expressions_are_refused_at_once(text: str) -> None:
     start = time.perf_counter()
     with pytest.raises(UpstreamError, match="plain values"):
-        literal(text)
+        literal_value(text)
     assert time.perf_counter() - start < 5
 
 
 def test_what_a_stranger_wrote_cannot_move_the_terminal() -> None:
     with pytest.raises(UpstreamError) as caught:
-        literal("[1]\0\x1b[2J" + "x" * 500)
+        literal_value("[1]\0\x1b[2J" + "x" * 500)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 150
 
@@ -80,9 +80,9 @@ def test_what_a_stranger_wrote_cannot_move_the_terminal() -> None:
 def test_what_is_no_text_is_refused() -> None:
     for given_value in (None, 3, [(512, 10, 5)]):
         with pytest.raises(UpstreamError, match="plain values"):
-            literal(given_value)  # type: ignore[arg-type]
+            literal_value(given_value)  # type: ignore[arg-type]
 
 
 @given(st.recursive(st.integers(-(2**62), 2**62) | st.floats(allow_nan=False, allow_infinity=False), st.lists))
 def test_printed_lists_of_numbers_are_read_back(value: object) -> None:
-    assert literal(repr(value)) == ast.literal_eval(repr(value))
+    assert literal_value(repr(value)) == ast.literal_eval(repr(value))

@@ -1,4 +1,4 @@
-"""Weights that are, or are not, those of an architecture."""
+"""Strict loading of weights that match an architecture, and of weights that do not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from upstreams.base import UpstreamError
-from upstreams.safety.strict_loading import depth_of, fitting
+from upstreams.safety.strict_loading import depth_of, strictly_loaded
 
 
 def weights(**others: Tensor | None) -> dict[str, Tensor]:
@@ -16,14 +16,14 @@ def weights(**others: Tensor | None) -> dict[str, Tensor]:
 
 
 def fitted(given: dict[str, Tensor]) -> dict[str, Tensor]:
-    return fitting(given, lambda: nn.Linear(3, 2), "a layer", "some.pt")
+    return strictly_loaded(given, lambda: nn.Linear(3, 2), "a layer", "some.pt")
 
 
 def test_weights_that_fit_come_back_in_single_precision() -> None:
     for precision in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        found = fitted({name: tensor.to(precision) for name, tensor in weights().items()})
-        assert {name: tensor.dtype for name, tensor in found.items()} == dict.fromkeys(weights(), torch.float32)
-        assert all(torch.equal(found[name], weights()[name]) for name in found)
+        loaded = fitted({name: tensor.to(precision) for name, tensor in weights().items()})
+        assert {name: tensor.dtype for name, tensor in loaded.items()} == dict.fromkeys(weights(), torch.float32)
+        assert all(torch.equal(loaded[name], weights()[name]) for name in loaded)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_neither_memory_nor_random_numbers_are_spent_on_what_a_checkpoint_claims
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with pytest.raises(UpstreamError, match="of another shape: bias, weight"):
-        fitting(weights(), lambda: nn.Linear(10**6, 10**6), "a layer", "some.pt")  # 4 TB
+        strictly_loaded(weights(), lambda: nn.Linear(10**6, 10**6), "a layer", "some.pt")  # 4 TB
     assert torch.equal(torch.get_rng_state(), before)
 
 

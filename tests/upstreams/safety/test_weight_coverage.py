@@ -1,4 +1,4 @@
-"""Weights are followed from a checkpoint into a model."""
+"""Weights are traced from a checkpoint into a model."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from upstreams.families.s3prl import relevant
-from upstreams.safety.weight_coverage import recorded
+from upstreams.families.s3prl import used_parameters
+from upstreams.safety.weight_coverage import record_coverage
 
 
 def test_arrivals_follow_tensors_not_names_or_values() -> None:
     model, twin = nn.Linear(2, 2), nn.Linear(2, 2)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with recorded() as arrivals:
+    with record_coverage() as arrivals:
         twin.load_state_dict(state)
     assert arrivals.missing(twin) == []
     assert arrivals.unused([{"model": state}]) == []
     assert arrivals.missing(model) == ["weight", "bias"]
     extra = {**state, "weight_old": state["weight"].clone()}
-    extra["itself"] = extra  # as pickles may
+    extra["itself"] = extra  # as in some pickles
     assert arrivals.unused(extra) == ["weight_old"]
     assert arrivals.unused({"optimizer": {"weight": state["weight"].clone()}}) == []
 
@@ -28,11 +28,11 @@ def test_arrivals_follow_tensors_not_names_or_values() -> None:
 def test_numbers_of_another_kind_are_named() -> None:
     model = nn.BatchNorm1d(2)
     state = model.state_dict() | {"weight": torch.ones(2, dtype=torch.int32), "bias": torch.ones(2) + 1j}
-    with recorded() as arrivals, warnings.catch_warnings():
+    with record_coverage() as arrivals, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.load_state_dict(state | {"running_mean": torch.ones(2, dtype=torch.bool)})
     assert arrivals.unlike == ["weight", "bias", "running_mean"]
-    with recorded() as arrivals:
+    with record_coverage() as arrivals:
         model.load_state_dict(
             {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
         )
@@ -53,4 +53,4 @@ class Headed(nn.Linear):
 
 def test_a_weight_that_no_layer_depends_on_is_not_missed() -> None:
     model = Headed().requires_grad_(False)
-    assert relevant(model, ["weight", "head.weight"]) == ["weight"]
+    assert used_parameters(model, ["weight", "head.weight"]) == ["weight"]

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.upstreams.models import padded
-from upstreams import create, seeded
+from upstreams import build_seeded, create
 from upstreams.base import UpstreamError
-from upstreams.contract.check import check
-from upstreams.precision import at
+from upstreams.contract.check import check_contract
+from upstreams.precision import with_precision
 from upstreams.pretraining.methods import AudioBatch
-from upstreams.pretraining.teacher import perceptron, spread, teacher_of
+from upstreams.pretraining.teacher import embedding_spread, perceptron, teacher_of
 from upstreams.seeds.atst import (
     MINI,
     SIZES,
@@ -33,10 +33,10 @@ from upstreams.seeds.atst import (
     AtstSize,
     Encoder,
     atst,
-    disagreement,
+    byol_loss,
     method,
 )
-from upstreams.seeds.augmented_views import mixed, resized, segments
+from upstreams.seeds.augmented_views import randomly_mixed, randomly_resized, view_segments
 from upstreams.seeds.decibel_mel import DecibelMel
 from upstreams.seeds.transformer import TransformerBlock
 from upstreams.torchaudio_guard import guard
@@ -216,7 +216,7 @@ def test_long_clips_are_encoded_in_stretches_of_a_segment() -> None:
 def test_the_contract_holds(size: str) -> None:
     upstream = create(f"atst?size={size}@random")
     assert (upstream.layers, upstream.dim) == (SIZES[size].depth + 1, SIZES[size].dim)
-    faults = [finding for finding in check(upstream) if not finding.ok]
+    faults = [finding for finding in check_contract(upstream) if not finding.ok]
     assert not faults
 
 
@@ -232,7 +232,7 @@ def test_fine_tuning_reaches_every_weight() -> None:
 def test_reduced_precision_changes_features_little_and_the_front_end_not_at_all() -> None:
     upstream = create("atst?size=tiny@random")
     clips = padded([sound(20_000), sound(5_000)])
-    half = at("bf16", upstream)
+    half = with_precision("bf16", upstream)
     summaries = [each.summarize(*clips) for each in (upstream, half)]
     for full, reduced in ((upstream(*clips).frames, half(*clips).frames), summaries):
         assert reduced.dtype == torch.float32
@@ -284,7 +284,7 @@ def test_there_are_no_more_positions_than_the_checkpoint_has(tmp_path: Path) -> 
 
 def test_random_twins_have_the_files_architecture_and_other_weights(tmp_path: Path) -> None:
     reference = saved(lightning(weights(), train_len=2.0), tmp_path)
-    twins = [seeded(lambda: atst(reference, random=True)) for _ in range(2)]
+    twins = [build_seeded(lambda: atst(reference, random=True)) for _ in range(2)]
     for name, tensor in twins[0].encoder.state_dict().items():
         assert tensor.shape == weights()[name].shape
         assert not torch.equal(tensor, weights()[name])
@@ -373,7 +373,7 @@ def test_heads_and_loss_are_the_authors() -> None:
     mel = torch.cat([torch.from_numpy(np.random.RandomState(seed).standard_normal((4, 64, 40))) for seed in (1, 2)])
     frames = torch.tensor([40, 40, 25, 12] * 2)
     guess, target = student(mel.float(), frames), teacher(mel.float(), frames)
-    loss = disagreement(guess, target)
+    loss = byol_loss(guess, target)
     loss.backward()
     assert apart(guess, authors()["guess"]) < CLOSE
     assert apart(target, authors()["target"]) < CLOSE
@@ -385,9 +385,9 @@ def test_heads_and_loss_are_the_authors() -> None:
 
 def test_the_loss_compares_each_view_with_the_other_one() -> None:
     one, two = torch.eye(4)[:2], torch.eye(4)[2:]
-    assert float(disagreement(torch.cat([one, two]), torch.cat([two, one]))) == 0.0
-    assert float(disagreement(torch.cat([one, two]), torch.cat([one, two]))) == 2.0
-    assert float(disagreement(torch.cat([one, two]), -torch.cat([two, one]))) == 4.0
+    assert float(byol_loss(torch.cat([one, two]), torch.cat([two, one]))) == 0.0
+    assert float(byol_loss(torch.cat([one, two]), torch.cat([one, two]))) == 2.0
+    assert float(byol_loss(torch.cat([one, two]), -torch.cat([two, one]))) == 4.0
 
 
 def test_views_are_two_segments_that_differ() -> None:
@@ -410,8 +410,8 @@ def test_a_student_is_asked_what_its_teacher_makes_of_the_views() -> None:
     torch.manual_seed(1)
     mel, frames = (torch.cat(parts) for parts in zip(trained.view(clips()), trained.view(clips()), strict=True))
     guess, target = trained.student(mel, frames), trained.teacher(mel, frames)
-    torch.testing.assert_close(found["loss"], disagreement(guess, target))
-    torch.testing.assert_close(found["teacher_spread"], spread(target))
+    torch.testing.assert_close(found["loss"], byol_loss(guess, target))
+    torch.testing.assert_close(found["teacher_spread"], embedding_spread(target))
 
 
 def test_views_are_mixed_and_then_resized_unless_options_say_otherwise() -> None:
@@ -422,9 +422,9 @@ def test_views_are_mixed_and_then_resized_unless_options_say_otherwise() -> None
 
     plain, frames = view(0.0, False), torch.tensor([101] * 5 + [32])
     torch.manual_seed(1)
-    segments(*clips()[:2], 16_000)
-    both = mixed(plain, frames, 0.4)
-    whole = resized(both, frames)
+    view_segments(*clips()[:2], 16_000)
+    both = randomly_mixed(plain, frames, 0.4)
+    whole = randomly_resized(both, frames)
     torch.testing.assert_close(view(0.4, False), both)
     torch.testing.assert_close(view(0.4, True), whole)
     assert apart(view(0.0, True), plain) > 0.1

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from upstreams.seeds.augmented_views import below, mix, mixed, resize, resized, segments, uniform
+from upstreams.seeds.augmented_views import (
+    mix,
+    random_integers,
+    random_scales,
+    randomly_mixed,
+    randomly_resized,
+    resize,
+    view_segments,
+)
 
 LENGTHS = torch.tensor([161, 161, 90, 40, 3, 1])
 
@@ -59,7 +67,7 @@ def test_a_part_that_is_the_whole_clip_stays_as_it_is() -> None:
 
 def test_random_parts_stay_in_their_clip_and_differ() -> None:
     mel = spectrograms(torch.full((40,), 50)) * 0 + 1
-    views = resized(mel, torch.full((40,), 50))
+    views = randomly_resized(mel, torch.full((40,), 50))
     assert bool(views.isfinite().all())
     assert not views[:, :, 50:].any()
     silence = (views[:, :, :50].abs() < 1e-6).any(1).float().mean(1)  # what the canvas adds
@@ -71,7 +79,7 @@ def test_random_parts_stay_in_their_clip_and_differ() -> None:
 
 def test_scales_are_drawn_from_their_whole_range() -> None:
     torch.manual_seed(0)
-    drawn = uniform(torch.zeros(20_000))
+    drawn = random_scales(torch.zeros(20_000))
     assert 0.6 <= float(drawn.min()) < 0.601
     assert 1.499 < float(drawn.max()) <= 1.5
     assert float(drawn.mean()) == pytest.approx(1.05, abs=0.01)
@@ -79,8 +87,8 @@ def test_scales_are_drawn_from_their_whole_range() -> None:
 
 def test_drawn_numbers_stay_below_their_limits_and_reach_all_of_them() -> None:
     torch.manual_seed(0)
-    assert sorted(below(torch.full((1000,), 7)).unique().tolist()) == [*range(7)]
-    assert not below(torch.ones(1000, dtype=torch.long)).any()
+    assert sorted(random_integers(torch.full((1000,), 7)).unique().tolist()) == [*range(7)]
+    assert not random_integers(torch.ones(1000, dtype=torch.long)).any()
 
 
 def test_mixing_adds_energies_at_the_shift() -> None:
@@ -98,7 +106,7 @@ def test_each_clip_is_mixed_with_another_one_up_to_the_largest_share() -> None:
     torch.manual_seed(0)
     levels = torch.arange(200) * 10.0  # so far apart that a share of any other one shows
     mel = levels[:, None, None].expand(-1, 4, 8)
-    found = mixed(mel, torch.full((200,), 8), 0.4)
+    found = randomly_mixed(mel, torch.full((200,), 8), 0.4)
     changed = (found - mel)[:, 0, 0]
     quieter = changed[changed < 0].exp()  # 1 - share, where the other one is too quiet to show
     louder = (changed[changed > 2] / 10).ceil() * 10 - changed[changed > 2]  # -log(share)
@@ -111,7 +119,7 @@ def test_each_clip_is_mixed_with_another_one_up_to_the_largest_share() -> None:
 
 def test_a_clip_alone_is_not_mixed() -> None:
     mel = spectrograms(LENGTHS[:1])
-    assert mixed(mel, LENGTHS[:1], 0.4) is mel
+    assert randomly_mixed(mel, LENGTHS[:1], 0.4) is mel
 
 
 def test_shorter_clips_lie_anywhere_within_longer_ones() -> None:
@@ -121,7 +129,7 @@ def test_shorter_clips_lie_anywhere_within_longer_ones() -> None:
     for _ in range(100):
         mel = torch.zeros(2, 1, 8)
         mel[1] = 5.0
-        touched = mixed(mel, lengths, 0.4)[0, 0].nonzero()[:, 0].tolist()
+        touched = randomly_mixed(mel, lengths, 0.4)[0, 0].nonzero()[:, 0].tolist()
         starts.add(touched[0])
         ends.add(touched[-1])
         assert len(touched) == 3
@@ -133,7 +141,7 @@ def test_segments_are_stretches_of_their_clips() -> None:
     torch.manual_seed(0)
     lengths = torch.tensor([100] * 500 + [30])
     ramp = torch.arange(120.0).expand(501, 120)
-    found, kept = segments(ramp, lengths, 40)
+    found, kept = view_segments(ramp, lengths, 40)
     assert kept.tolist() == [40] * 500 + [30]
     starts = found[:, 0]
     assert torch.equal(found[:500] - starts[:500, None], torch.arange(40.0).expand(500, 40))
@@ -143,7 +151,7 @@ def test_segments_are_stretches_of_their_clips() -> None:
 
 def test_segments_longer_than_every_clip_are_the_clips() -> None:
     waveforms = torch.randn(2, 50)
-    found, kept = segments(waveforms, torch.tensor([50, 20]), 80)
+    found, kept = view_segments(waveforms, torch.tensor([50, 20]), 80)
     assert kept.tolist() == [50, 20]
     assert torch.equal(found[0], waveforms[0])
     assert torch.equal(found[1, :20], waveforms[1, :20])
@@ -154,7 +162,7 @@ def test_the_same_seed_gives_the_same_views() -> None:
     views = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        views.append(resized(mixed(mel, lengths, 0.4), lengths))
+        views.append(randomly_resized(randomly_mixed(mel, lengths, 0.4), lengths))
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
     assert math.isfinite(float(views[0].sum()))

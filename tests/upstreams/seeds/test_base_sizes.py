@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.upstreams.models import padded, plain_stack, relative
+from tests.upstreams.models import padded, plain_stack, relative_error
 from upstreams import create
 
 NAMES = ("wav2vec2_base", "hubert_base", "wavlm_base", "data2vec_audio_base", "unispeech_sat_base")
@@ -25,4 +25,4 @@ def test_base_models_give_the_librarys_layers_alone_and_in_a_batch(name: str) ->
             if upstream.settings()["normalize"]:
                 values = (clip - clip.mean()) / torch.sqrt(clip.var(unbiased=False) + 1e-7)
             plain = plain_stack(model.encoder.layers, None, lambda values=values: model(values[None]))[0]
-            assert relative(row[:length], plain) < 1e-4
+            assert relative_error(row[:length], plain) < 1e-4

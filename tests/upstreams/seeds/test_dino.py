@@ -21,18 +21,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.upstreams.dino_drawn import CLIPS, drawn, drawn_clip, drawn_state, stored
-from tests.upstreams.models import told
+from tests.upstreams.models import refusal_message
 from upstreams import create
 from upstreams.base import UpstreamError, fingerprint
-from upstreams.contract.check import check
-from upstreams.families.hyperion import CAPPED, exported, network_of
+from upstreams.contract.check import check_contract
+from upstreams.families.hyperion import CAPPED, network_of, network_state
 from upstreams.families.hyperion import HyperionNetwork as Network
 from upstreams.families.hyperion_features import HyperionMel, without_mean
 from upstreams.families.residual_xvector import Shape
 from upstreams.pretraining.augmentation import SYNTHETIC
 from upstreams.pretraining.loop import Schedule, fit
 from upstreams.pretraining.methods import AudioBatch, Recipe
-from upstreams.seeds.dino import SIZES, Dino, DinoPretraining, ProjectionHead, disagreement, entropy, method, paced
+from upstreams.seeds.dino import (
+    SIZES,
+    Dino,
+    DinoPretraining,
+    ProjectionHead,
+    dino_loss,
+    entropy,
+    method,
+    resample_frames,
+)
 
 TINY = Shape(4, (1, 1, 1, 1), 12, 80, stride=2)
 RECIPE = Recipe(steps=6, batch=4, seconds=0.5, lr=1e-3, precision="fp32")
@@ -175,7 +184,7 @@ def test_what_is_not_built_here_is_refused_by_its_name(
     trained: dict[str, Any], tmp_path: Path, change: dict[str, Any], told_of: str
 ):
     path = saved(trained | {"model_cfg": CONFIG | change}, tmp_path / "model.pth")
-    assert told_of in told(f"dino@{path}")
+    assert told_of in refusal_message(f"dino@{path}")
 
 
 def without(name: str) -> Callable[[dict[str, Tensor]], None]:
@@ -206,14 +215,14 @@ def test_weights_that_do_not_all_arrive_are_named(trained: dict[str, Any], tmp_p
     state = copy.deepcopy(trained["model_teacher_state_dict"])
     change(state)
     path = saved(trained | {"model_teacher_state_dict": state}, tmp_path / "model.pth")
-    assert expected in told(f"dino@{path}")
+    assert expected in refusal_message(f"dino@{path}")
 
 
 def test_a_dict_without_any_model_is_refused(tmp_path: Path):
     path = saved({"model_cfg": CONFIG, "epoch": 3}, tmp_path / "model.pth")
-    assert "no weights" in told(f"dino@{path}")
+    assert "no weights" in refusal_message(f"dino@{path}")
     path = saved({"model_cfg": [3], "model_state_dict": {}}, tmp_path / "model.pth")
-    assert "model_cfg" in told(f"dino@{path}")
+    assert "model_cfg" in refusal_message(f"dino@{path}")
 
 
 @pytest.mark.parametrize("capped", [True, False])
@@ -221,7 +230,7 @@ def test_what_is_exported_is_read_again(tmp_path: Path, capped: bool):
     network = Network(TINY._replace(capped=capped))
     network.load_state_dict(drawn_state(network.state_dict()))
     path = str(tmp_path / "dino.safetensors")
-    save_file(exported(network), path)
+    save_file(network_state(network), path)
     found = network_of(path)
     assert found.shape == network.shape
     assert found.dim == 12
@@ -230,13 +239,13 @@ def test_what_is_exported_is_read_again(tmp_path: Path, capped: bool):
 
 @pytest.mark.parametrize("told_of", [torch.zeros(3), torch.zeros(0), torch.tensor(2), torch.tensor(math.nan)])
 def test_a_file_that_does_not_tell_the_activation_is_refused(tmp_path: Path, told_of: Tensor):
-    path = saved({**exported(tiny().network), CAPPED: told_of}, tmp_path / "dino.pth")
-    assert f"{CAPPED} of '{path}' is neither 0 nor 1" in told(f"dino@{path}")
+    path = saved({**network_state(tiny().network), CAPPED: told_of}, tmp_path / "dino.pth")
+    assert f"{CAPPED} of '{path}' is neither 0 nor 1" in refusal_message(f"dino@{path}")
 
 
 def test_random_twins_have_the_files_architecture_and_other_weights(tmp_path: Path):
     path = str(tmp_path / "dino.safetensors")
-    save_file(exported(tiny().network), path)
+    save_file(network_state(tiny().network), path)
     torch.manual_seed(0)
     twin, whole = create(f"dino@{path}@random"), create(f"dino@{path}")
     assert twin.network.shape == whole.network.shape
@@ -247,21 +256,21 @@ def test_random_twins_have_the_files_architecture_and_other_weights(tmp_path: Pa
 
 
 def test_a_files_size_is_its_own(file: str):
-    assert "leave it out" in told(f"dino@{file}?size=base")
+    assert "leave it out" in refusal_message(f"dino@{file}?size=base")
 
 
 def test_sizes_are_those_known():
     upstream = create("dino?size=base@random")
     assert (upstream.layers, upstream.dim, upstream.hop, upstream.window) == (5, 1280, 320, 80)
     assert create("dino?size=mini@random").network.shape == SIZES["mini"].shape
-    assert "did you mean 'base'" in told("dino?size=bas@random")
-    assert "needs its checkpoint" in told("dino")
+    assert "did you mean 'base'" in refusal_message("dino?size=bas@random")
+    assert "needs its checkpoint" in refusal_message("dino")
     with pytest.raises(UpstreamError, match="no size 'large' of dino"):
         method("large")
 
 
 def test_the_contract_holds():
-    assert [f"{each.name}: {each.detail}" for each in check(tiny()) if not each.ok] == []
+    assert [f"{each.name}: {each.detail}" for each in check_contract(tiny()) if not each.ok] == []
 
 
 @torch.inference_mode()
@@ -281,7 +290,7 @@ def test_every_stage_is_brought_to_one_pace(hop: int):
     frames, counts, wanted = drawn("frames", 2, 3, -(-11 // hop)), -(-long // hop), -(-long // 2)
     for row, count in enumerate(counts.tolist()):
         frames[row, :, count:] = 0
-    found = paced(frames, counts, hop, wanted)
+    found = resample_frames(frames, counts, hop, wanted)
     assert found.shape == (2, 3, 6)
     for row, count in enumerate(long.tolist()):
         for t in range(6):
@@ -295,7 +304,7 @@ def test_the_loss_and_centre_are_hyperions():
     for turn in range(3):
         guess, target = drawn(f"student {turn}", 18, 24), drawn(f"teacher {turn}", 6, 24)
         aims = ((target - center) / 0.04).softmax(1)
-        found.append(float(disagreement(guess / 0.1, aims, 3)))
+        found.append(float(dino_loss(guess / 0.1, aims, 3)))
         center = 0.9 * center + 0.1 * target.mean(0, keepdim=True)
     np.testing.assert_allclose(found, stored["losses"], rtol=1e-5)
     np.testing.assert_allclose(center, stored["center"], atol=1e-6)
@@ -310,7 +319,7 @@ def test_the_loss_is_that_of_a_slow_loop_over_crops():
                 for clip in range(5):
                     told_of = torch.softmax(guess[crop * 5 + clip].double(), 0).log()
                     terms.append(-float((aims[large * 5 + clip].double() * told_of).sum()))
-    assert float(disagreement(guess, aims, 5)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+    assert float(dino_loss(guess, aims, 5)) == pytest.approx(sum(terms) / len(terms), rel=1e-5)
 
 
 def test_the_head_is_hyperions():
@@ -351,9 +360,9 @@ def test_the_teacher_is_what_its_momentum_makes_of_the_student():
 
 def test_the_loss_of_a_step_is_that_of_the_crops_it_draws(monkeypatch: pytest.MonkeyPatch):
     learner, drawn_crops = tiny_method().eval(), []
-    own = DinoPretraining.crops
+    own = DinoPretraining.segments
     monkeypatch.setattr(
-        DinoPretraining, "crops", lambda self, *args: drawn_crops.append(own(self, *args)) or drawn_crops[-1]
+        DinoPretraining, "segments", lambda self, *args: drawn_crops.append(own(self, *args)) or drawn_crops[-1]
     )
     learner.teacher.load_state_dict(drawn_state(learner.teacher.state_dict()))
     torch.manual_seed(0)
@@ -365,7 +374,7 @@ def test_the_loss_of_a_step_is_that_of_the_crops_it_draws(monkeypatch: pytest.Mo
     logits = [part.head(part.backbone.embedding(*crops)) for part in both for crops in (large, small)]
     guess, target = torch.cat(logits[:2]) / 0.1, logits[2]
     aims = ((target - center) / 0.04).softmax(1)
-    torch.testing.assert_close(step.terms["loss"], disagreement(guess, aims, 4))
+    torch.testing.assert_close(step.terms["loss"], dino_loss(guess, aims, 4))
     torch.testing.assert_close(learner.center, 0.9 * center + 0.1 * target.mean(0, keepdim=True))
     torch.testing.assert_close(step.vectors, learner.student.backbone.embedding(*large))
 
@@ -384,7 +393,7 @@ def test_crops_are_augmented_as_often_as_the_size_says():
     batch, lengths = clips(), clips().lengths
     clean = without_mean(*HyperionMel()(batch.waveforms, lengths))
     for shares in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
-        found, _ = tiny_method(replace(SIZE, augmented=shares)).crops(batch, 60.0, 1)
+        found, _ = tiny_method(replace(SIZE, augmented=shares)).segments(batch, 60.0, 1)
         changed = (found != clean).flatten(1).any(1)
         assert changed.tolist() == [any(shares)] * len(lengths)
 
@@ -392,7 +401,7 @@ def test_crops_are_augmented_as_often_as_the_size_says():
 def test_crops_differ_and_lie_within_their_clip():
     learner = tiny_method()
     batch = AudioBatch(0.1 * drawn("clips", 2, 16_000), torch.tensor([16_000, 3000]))
-    mel, frames = learner.crops(batch, 0.4, 3)
+    mel, frames = learner.segments(batch, 0.4, 3)
     assert mel.shape == (6, 40, 80)
     assert frames.tolist() == [40, 19] * 3
     assert not torch.equal(mel[0], mel[2])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.upstreams.models import SMALL, build, hidden_states, padded, relative
+from tests.upstreams.models import SMALL, build, hidden_states, padded, relative_error
 from upstreams.base import UpstreamError
-from upstreams.contract.check import check
-from upstreams.seeds.local_attention import Bands, checked, parsed
+from upstreams.contract.check import check_contract
+from upstreams.seeds.local_attention import Bands, check_bands, parse_bands
 from upstreams.seeds.pms import Pms
 
 
@@ -54,7 +54,7 @@ def test_features_are_those_of_eager_attention_with_every_pair_written_out(bands
             given = upstream.project(upstream.convolve(upstream.prepare(*alone), alone[1]))
             wanted = torch.stack(brute(model, given, bands), dim=1)
             model.config._attn_implementation = "sdpa"
-            assert relative(row[:count], wanted) < 1e-5
+            assert relative_error(row[:count], wanted) < 1e-5
 
 
 def test_open_bands_give_what_transformers_gives() -> None:
@@ -63,13 +63,13 @@ def test_open_bands_give_what_transformers_gives() -> None:
     states = hidden_states(model, input_values=clip)
     with torch.no_grad():
         frames, _ = Pms(model, False, 16_000, (None, 500)).eval()(clip, torch.tensor([2_000]))
-    assert relative(frames[0], torch.stack(states, dim=2)[0]) < 1e-5
+    assert relative_error(frames[0], torch.stack(states, dim=2)[0]) < 1e-5
 
 
 def test_with_bands_it_keeps_the_contract_of_an_upstream() -> None:
     torch.manual_seed(2)
     model = build("hubert", **SMALL | {"conv_kernel": [10, 3, 3], "conv_stride": [5, 8, 8]})
-    faults = [finding for finding in check(Pms(model, True, 16_000, (1, 4)).eval()) if not finding.ok]
+    faults = [finding for finding in check_contract(Pms(model, True, 16_000, (1, 4)).eval()) if not finding.ok]
     assert faults == []
 
 
@@ -84,10 +84,10 @@ def test_a_frame_is_reached_by_what_lies_within_the_bands_only() -> None:
 
 
 def test_bands_are_read_as_they_are_typed() -> None:
-    assert parsed("6, 12,none", 3, "it") == (6, 12, None)
-    assert parsed("none", 3, "it") == (None, None, None)
-    assert parsed("4", 1, "it") == (4,)
-    assert checked([3, None], 2, "it") == (3, None)
+    assert parse_bands("6, 12,none", 3, "it") == (6, 12, None)
+    assert parse_bands("none", 3, "it") == (None, None, None)
+    assert parse_bands("4", 1, "it") == (4,)
+    assert check_bands([3, None], 2, "it") == (3, None)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_bands_are_read_as_they_are_typed() -> None:
 )
 def test_other_bands_are_refused(text: str, told: str) -> None:
     with pytest.raises(UpstreamError, match=told):
-        parsed(text, 3, "it")
+        parse_bands(text, 3, "it")
 
 
 @pytest.mark.parametrize("bands", [[True, 1], [1.0, 2], "12", None, {"a": 1}, [[1], 2]])
 def test_bands_of_another_kind_in_a_file_are_refused(bands: Any) -> None:
     with pytest.raises(UpstreamError, match="band"):
-        checked(bands, 2, "it")
+        check_bands(bands, 2, "it")

@@ -16,12 +16,12 @@ from tests.upstreams.models import padded
 from tests.upstreams.training import same
 from upstreams import create
 from upstreams.base import UpstreamError
-from upstreams.contract.check import check
-from upstreams.precision import at
+from upstreams.contract.check import check_contract
+from upstreams.precision import with_precision
 from upstreams.pretraining.loop import Schedule, fit
 from upstreams.pretraining.metadata_triplet import WithMetadata
 from upstreams.pretraining.methods import AudioBatch
-from upstreams.safety.configuration_limits import weighed
+from upstreams.safety.configuration_limits import count_weights
 from upstreams.seeds import masr
 from upstreams.seeds.masr import (
     OBJECTIVES,
@@ -32,10 +32,10 @@ from upstreams.seeds.masr import (
     MasrPretraining,
     MasrSize,
     method,
-    noisy,
-    offsets,
+    noise_masked,
+    relative_positions,
     size_of,
-    stacked,
+    stacked_mel,
 )  # fmt: skip
 from upstreams.seeds.random_projection import Quantizer
 
@@ -76,7 +76,7 @@ def test_layers_are_speechbrains_on_each_clip_alone_whatever_is_in_the_padding()
     for clip, row, count in zip(clips, frames, counts.tolist(), strict=True):
         tokens = upstream.network.subsampling(upstream.mel(*padded([clip])))
         assert tokens.shape[1] == count
-        last, _, states = theirs(tokens, pos_embs=offsets(count, TINY.dim, tokens.device))
+        last, _, states = theirs(tokens, pos_embs=relative_positions(count, TINY.dim, tokens.device))
         expected = torch.stack([*states[:-1], last], dim=2)[0]
         assert apart(row[:count], expected) < 1e-5
         assert not row[count:].any()
@@ -87,7 +87,7 @@ def test_speechbrains_own_handling_of_padding_would_let_it_be_seen() -> None:
     upstream = tiny()
     tokens = torch.randn(1, 30, TINY.dim, generator=torch.Generator().manual_seed(0))
     padding = torch.arange(30)[None] >= 20
-    places = [offsets(number, TINY.dim, tokens.device) for number in (30, 20)]
+    places = [relative_positions(number, TINY.dim, tokens.device) for number in (30, 20)]
     theirs = upstream.network.encoder(tokens, src_key_padding_mask=padding, pos_embs=places[0])[0]
     alone = upstream.network.encoder(tokens[:, :20], pos_embs=places[1])[0]
     assert apart(theirs[:, :20], alone) > 1e-3
@@ -118,7 +118,7 @@ def test_a_frame_needs_as_many_samples_as_hop_and_window_say() -> None:
 
 
 def test_positions_tell_how_far_before_or_after_a_token_is() -> None:
-    table = offsets(5, 8, torch.device("cpu"))[0]
+    table = relative_positions(5, 8, torch.device("cpu"))[0]
     for row, ahead in zip(table, range(4, -5, -1), strict=True):
         rates = [10_000 ** (-channel / 8) for channel in range(0, 8, 2)]
         expected = [
@@ -132,7 +132,7 @@ def test_attention_by_position_alone_depends_on_the_signed_distance() -> None:
     encoder: Any = tiny().network.encoder
     layer = encoder.layers[0].mha_layer
     tokens = torch.zeros(1, 6, TINY.dim)
-    table = offsets(6, TINY.dim, tokens.device)
+    table = relative_positions(6, TINY.dim, tokens.device)
     _, weights = layer(tokens, tokens, tokens, pos_embs=table)
     keys = layer.linear_pos(table).view(-1, TINY.heads, TINY.dim // TINY.heads)
     bias = layer.pos_bias_v.view(TINY.heads, -1)
@@ -146,13 +146,17 @@ def test_attention_by_position_alone_depends_on_the_signed_distance() -> None:
 def test_the_contract_holds(reference: str) -> None:
     upstream = create(reference)
     assert (upstream.layers, upstream.dim) == (5, 128)
-    assert not [finding for finding in check(upstream) if not finding.ok]
+    assert not [finding for finding in check_contract(upstream) if not finding.ok]
 
 
 def test_reduced_precision_changes_features_little_and_the_front_end_not_at_all() -> None:
     upstream, clips = tiny(), padded(sounds((16_000, 9_000)))
     with torch.inference_mode():
-        full, reduced, mel = upstream(*clips).frames, at("bf16", upstream)(*clips).frames, upstream.mel(*clips)
+        full, reduced, mel = (
+            upstream(*clips).frames,
+            with_precision("bf16", upstream)(*clips).frames,
+            upstream.mel(*clips),
+        )
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(upstream.mel(*clips), mel)
     assert 1e-5 < float((full - reduced).norm() / full.norm()) < 0.03
@@ -170,7 +174,7 @@ def test_fine_tuning_reaches_every_weight() -> None:
     ("size", "least", "most"), [("mini", 1.0e6, 1.4e6), ("base", 25e6, 35e6), ("large", 1.1e8, 1.3e8)]
 )
 def test_sizes_are_as_large_as_told(size: str, least: float, most: float) -> None:
-    assert least < weighed(lambda: Conformer(size_of(size))) < most
+    assert least < count_weights(lambda: Conformer(size_of(size))) < most
 
 
 def test_codes_are_the_nearest_of_each_codebook() -> None:
@@ -239,11 +243,11 @@ def test_masked_tokens_are_in_spans_within_each_clip() -> None:
 def test_noise_takes_the_place_of_what_is_coded_of_masked_tokens_alone() -> None:
     mel, mask = torch.randn(2, 23, 80) + 50, torch.zeros(2, 5, dtype=torch.bool)
     mask[0, 1] = mask[0, 2] = mask[1, 4] = True
-    hidden = noisy(mel, mask)
+    hidden = noise_masked(mel, mask)
     replaced = (hidden != mel).any(2)
     assert [row.nonzero()[:, 0].tolist() for row in replaced] == [[*range(4, 12)], [*range(16, 20)]]
     assert float(hidden[replaced].std()) == pytest.approx(0.1, abs=0.01)
-    coded = stacked(mel, mask).unflatten(1, (4, 80)).flatten(0, 1)
+    coded = stacked_mel(mel, mask).unflatten(1, (4, 80)).flatten(0, 1)
     assert torch.equal(coded, mel[replaced])
 
 
@@ -284,7 +288,7 @@ def test_a_step_tells_codes_of_clean_frames_from_what_is_seen_of_noisy_ones() ->
 def test_ten_batches_settle_mean_and_variance_of_what_is_coded() -> None:
     method, heard = objective(), batches(0)
     method.prepare(iter(heard))
-    frames = torch.cat([stacked(*method.seen(batch)) for batch in heard[:10]])
+    frames = torch.cat([stacked_mel(*method.seen(batch)) for batch in heard[:10]])
     torch.testing.assert_close(method.quantizer.mean, frames.mean(0))
     torch.testing.assert_close(method.quantizer.deviation, frames.std(0, unbiased=False))
 

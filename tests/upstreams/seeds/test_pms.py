@@ -16,17 +16,17 @@ from torch import Tensor
 
 from tests.upstreams import models
 from tests.upstreams.families.test_fairseq import SMALL as FAIRSEQ
-from tests.upstreams.families.test_fairseq import made, newer, s3prls
-from tests.upstreams.models import padded, relative, save, told, waveform_extractor
+from tests.upstreams.families.test_fairseq import newer, random_weights_model, s3prls
+from tests.upstreams.models import padded, refusal_message, relative_error, save, waveform_extractor
 from tests.upstreams.training import same
 from upstreams import create
 from upstreams.base import Upstream, UpstreamError, fingerprint, valid
-from upstreams.contract.check import check
+from upstreams.contract.check import check_contract
 from upstreams.pretraining.loop import Schedule, TrainingState, fit
-from upstreams.pretraining.methods import AudioBatch, method
+from upstreams.pretraining.methods import AudioBatch, create_method
 from upstreams.seeds.filterbank_start import filter_bank
 from upstreams.seeds.kmeans_targets import Cepstra
-from upstreams.seeds.pms import CONFIG, SIZES, PmsPretraining, TeacherFeatures, loaded, skipped, spans
+from upstreams.seeds.pms import CONFIG, SIZES, PmsPretraining, TeacherFeatures, layer_drop, load_pms, random_spans
 from upstreams.seeds.pms import method as build
 
 TINY = SIZES["mini"]._replace(
@@ -99,11 +99,11 @@ def encoded(upstream: Upstream, *clips: Tensor) -> list[Tensor]:
 
 def alike(one: Upstream, other: Upstream) -> bool:
     pairs = zip(encoded(one, *CLIPS), encoded(other, *CLIPS), strict=True)
-    return all(relative(given, wanted) < 1e-5 for given, wanted in pairs)
+    return all(relative_error(given, wanted) < 1e-5 for given, wanted in pairs)
 
 
 def test_it_keeps_the_contract_of_an_upstream(exported: Path) -> None:
-    assert [finding for finding in check(create(f"pms@{exported}")) if not finding.ok] == []
+    assert [finding for finding in check_contract(create(f"pms@{exported}")) if not finding.ok] == []
 
 
 def test_transformers_takes_our_weights_as_they_are_and_gives_our_features_with_open_bands(exported: Path) -> None:
@@ -119,8 +119,8 @@ def test_transformers_takes_our_weights_as_they_are_and_gives_our_features_with_
     assert float(clean.std(correction=0)) == pytest.approx(1.0, rel=1e-4)
     encoder = model.encoder
     wanted = models.plain_stack(encoder.layers, encoder.layer_norm, lambda: model(clean))[0]
-    assert relative(encoded(upstream, CLIPS[0])[0], wanted) < 1e-5
-    assert relative(encoded(create(f"pms@{exported}"), CLIPS[0])[0], wanted) > 1e-3
+    assert relative_error(encoded(upstream, CLIPS[0])[0], wanted) < 1e-5
+    assert relative_error(encoded(create(f"pms@{exported}"), CLIPS[0])[0], wanted) > 1e-3
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -134,7 +134,7 @@ def test_a_folder_of_transformers_gives_its_features(large: bool, tmp_path: Path
         assert alike(upstream, plain)
         assert upstream.settings()["bands"] == [None, None]
         assert upstream.origin == plain.origin
-    assert alike(loaded(str(tmp_path), False), plain)
+    assert alike(load_pms(str(tmp_path), False), plain)
     assert not alike(create(f"pms@{tmp_path / 'config.json'}?bands=2,9"), plain)
 
 
@@ -142,27 +142,27 @@ def test_a_folder_of_transformers_gives_its_features(large: bool, tmp_path: Path
 @pytest.mark.parametrize("layout", [newer, s3prls])
 def test_a_fairseq_hubert_gives_its_features(layout: Any, normalize: bool, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    model, options = made("hubert", **FAIRSEQ)
+    model, options = random_weights_model("hubert", **FAIRSEQ)
     path = tmp_path / "hubert.pt"
     torch.save(layout(model, options, normalize), path)
     upstream, plain = create(f"pms@{path}"), create(f"fairseq:{path}")
     quiet = [0.01 * each for each in CLIPS]  # where what is added to the variance matters
     for given, wanted in zip(encoded(upstream, *quiet), encoded(plain, *quiet), strict=True):
-        assert relative(given, wanted) < 1e-5
+        assert relative_error(given, wanted) < 1e-5
     assert upstream.origin == plain.origin
     assert create(f"pms@{path}?bands=1,none").settings()["bands"] == [1, None]
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "data2vec", "wavlm"])
 def test_other_models_of_fairseq_are_refused(family: str, tmp_path: Path) -> None:
-    model, options = made(family, **FAIRSEQ)
+    model, options = random_weights_model(family, **FAIRSEQ)
     torch.save(newer(model, options, False), tmp_path / "other.pt")
-    assert "is of another model than HuBERT" in told(f"pms@{tmp_path / 'other.pt'}")
+    assert "is of another model than HuBERT" in refusal_message(f"pms@{tmp_path / 'other.pt'}")
 
 
 def test_other_models_of_transformers_are_refused(tmp_path: Path) -> None:
     save(models.build("wav2vec2", **models.SMALL), waveform_extractor(), tmp_path)
-    assert "is of another model than HuBERT; give it as hf:FOLDER" in told(f"pms@{tmp_path / 'config.json'}")
+    assert "is of another model than HuBERT; give it as hf:FOLDER" in refusal_message(f"pms@{tmp_path / 'config.json'}")
 
 
 def test_what_is_exported_is_an_upstream_of_the_same_weights(training: Any, exported: Path) -> None:
@@ -180,7 +180,7 @@ def test_half_precision_keeps_what_is_exported(exported: Path, tmp_path: Path) -
         encoded(create(f"pms@{exported}"), *CLIPS),
         strict=True,
     )
-    assert all(relative(given, wanted) < 2e-2 for given, wanted in pairs)
+    assert all(relative_error(given, wanted) < 2e-2 for given, wanted in pairs)
 
 
 def test_a_random_twin_has_the_files_shapes_and_nothing_of_its_weights(exported: Path, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_random_twin_has_the_files_shapes_and_nothing_of_its_weights(exported:
 
 
 def test_a_random_twin_of_minis_file_is_mini(tmp_path: Path) -> None:
-    trained = method("pms", "mini", 5)
+    trained = create_method("pms", "mini", 5)
     save_file({name: each.contiguous() for name, each in trained.exported().items()}, tmp_path / "mini.safetensors")
     twin = create(f"pms@{tmp_path / 'mini.safetensors'}@random")
     assert fingerprint(twin) == fingerprint(create("pms?size=mini@random"))
@@ -232,7 +232,7 @@ def test_spans_are_drawn_as_transformers_draws_them(length: int, share: float) -
     number = 4_000
     # One call each: theirs rounds all clips of a call alike.
     wanted = np.stack([_compute_mask_indices((1, length), share, 10, min_masks=1)[0] for _ in range(number)])
-    given = spans(torch.ones(number, length, dtype=torch.bool), share, 10).numpy()
+    given = random_spans(torch.ones(number, length, dtype=torch.bool), share, 10).numpy()
     assert abs(given.mean() - wanted.mean()) < 0.01
     assert np.abs(given.mean(0) - wanted.mean(0)).max() < 0.05
     assert abs(given.sum(1).std() - wanted.sum(1).std()) < 0.5
@@ -242,7 +242,7 @@ def test_spans_are_drawn_as_transformers_draws_them(length: int, share: float) -
 def test_spans_lie_within_their_clips_and_every_clip_has_one() -> None:
     torch.manual_seed(0)
     there = valid(torch.tensor([1, 4, 10, 11, 25, 60]).repeat(50), 70)
-    mask = spans(there, 0.8, 10).view(50, 6, 70)
+    mask = random_spans(there, 0.8, 10).view(50, 6, 70)
     counts = mask.sum(2)
     assert not (mask & ~there.view(50, 6, 70)).any()
     assert counts[:, :3].unique(dim=0).tolist() == [[1, 4, 10]]
@@ -261,7 +261,7 @@ def test_the_loss_is_that_of_the_formula_written_as_a_loop(training: Any, visibl
         torch.manual_seed(4)
         known = training.features(*batch[:2])
         counts = (batch.lengths - 400) // 320 + 1
-        mask = spans(valid(counts, known.shape[1]), 0.8, 10)
+        mask = random_spans(valid(counts, known.shape[1]), 0.8, 10)
         states = training.encoded(batch, mask)
         total = 0.0
         for name, layer in (("coarse", 2), ("fine", 4)):
@@ -288,13 +288,13 @@ def test_masked_frames_are_not_shown_and_padding_changes_nothing(training: Any) 
     counts = training.encoder.frame_lengths(batch.lengths)
     there = valid(counts, int(counts.max()))
     torch.manual_seed(2)
-    mask = spans(there, 0.8, 10)
+    mask = random_spans(there, 0.8, 10)
     with torch.no_grad():
         together = training.eval().encoded(batch, mask)
         for row, (each, count) in enumerate(zip(CLIPS, counts.tolist(), strict=True)):
             alone = training.encoded(batch_of(each), mask[row : row + 1, :count])
             for one, other in zip(together, alone, strict=True):
-                assert relative(one[row, :count, None], other[0, :, None]) < 1e-4
+                assert relative_error(one[row, :count, None], other[0, :, None]) < 1e-4
         blank = torch.ones_like(mask[:1, : int(counts[0])])
         hidden = [training.encoded(batch_of(each), blank)[-1] for each in (CLIPS[0], clip(0.8, 9))]
         assert torch.equal(*hidden)
@@ -407,7 +407,7 @@ def test_in_a_second_iteration_units_are_clusters_of_a_layer_of_the_first(
     centers = found.codebooks["coarse"].centers
     assert centers.shape == (4, 32)
     assert found.exported().keys() == tiny().exported().keys()
-    resumed = PmsPretraining(TINY, TINY.bands, "both", TeacherFeatures(loaded(str(exported), True), 3))
+    resumed = PmsPretraining(TINY, TINY.bands, "both", TeacherFeatures(load_pms(str(exported), True), 3))
     resumed.load_state_dict(found.state_dict())
     with torch.no_grad():
         assert torch.equal(resumed.features(*batch[:2]), found.features(*batch[:2]))
@@ -417,10 +417,10 @@ def test_skipped_blocks_give_what_they_were_given(training: Any) -> None:
     blocks = training.encoder.model.encoder.layers
     frames = torch.randn(2, 20, 32)
     with torch.no_grad():
-        with skipped(blocks, 1.0):
+        with layer_drop(blocks, 1.0):
             first, *others = training.encoder.transform(frames, torch.tensor([6_480, 6_480]))
         assert all(torch.equal(first, each) for each in others[:-1])
-        with skipped(blocks, 0.0):
+        with layer_drop(blocks, 0.0):
             first, *others = training.encoder.transform(frames, torch.tensor([6_480, 6_480]))
         assert not torch.equal(first, others[0])
 
@@ -523,13 +523,13 @@ def test_broken_checkpoints_are_refused(kind: str, exported: Path, tmp_path: Pat
 
 def test_a_checkpoint_whose_description_is_no_tensor_is_refused(exported: Path, tmp_path: Path) -> None:
     torch.save(load_file(exported) | {CONFIG: [1, 2]}, tmp_path / "x.pt")
-    assert f"{CONFIG} in '{tmp_path / 'x.pt'}' cannot be read" in told(f"pms@{tmp_path / 'x.pt'}")
+    assert f"{CONFIG} in '{tmp_path / 'x.pt'}' cannot be read" in refusal_message(f"pms@{tmp_path / 'x.pt'}")
 
 
 def test_references_that_contradict_themselves_are_refused(exported: Path, tmp_path: Path) -> None:
-    assert "leave it out" in told(f"pms@{exported}?size=base")
-    assert "pms needs a checkpoint" in told("pms")
-    assert "no size 'tiny' of pms; it takes: mini, base" in told("pms?size=tiny@random")
-    assert "has 4 layers and bands for 1" in told("pms?size=mini&bands=3@random")
+    assert "leave it out" in refusal_message(f"pms@{exported}?size=base")
+    assert "pms needs a checkpoint" in refusal_message("pms")
+    assert "no size 'tiny' of pms; it takes: mini, base" in refusal_message("pms?size=tiny@random")
+    assert "has 4 layers and bands for 1" in refusal_message("pms?size=mini&bands=3@random")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "strange.pt")
-    assert "is no fairseq checkpoint" in told(f"pms@{tmp_path / 'strange.pt'}")
+    assert "is no fairseq checkpoint" in refusal_message(f"pms@{tmp_path / 'strange.pt'}")

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from benchmark.features.descriptions import WEIGHTS
-from benchmark.pretraining.checkpoint_files import facts_in
+from benchmark.pretraining.checkpoint_files import read_header_facts
 from benchmark.pretraining.requests import PretrainingRequest
-from benchmark.pretraining.training import identity, recipe_of
+from benchmark.pretraining.training import adjusted_recipe, training_identity
 from upstreams import create
 from upstreams.base import fingerprint
-from upstreams.contract.check import check
-from upstreams.pretraining.methods import METHODS, method
+from upstreams.contract.check import check_contract
+from upstreams.pretraining.methods import METHODS, create_method
 
 ONLY = dict.fromkeys(("dino", "masr", "pms"), "speaker")  # of which clips Makefile has them made
 
@@ -25,16 +25,16 @@ ONLY = dict.fromkeys(("dino", "masr", "pms"), "speaker")  # of which clips Makef
 def test_what_is_shipped_is_small_keeps_the_contract_and_is_of_the_recipe_here(name: str) -> None:
     path = WEIGHTS / f"{name}_mini.safetensors"
     assert path.stat().st_size <= 3_000_000
-    assert not [finding for finding in check(create(f"{name}_mini")) if not finding.ok]
-    facts = facts_in(path)
+    assert not [finding for finding in check_contract(create(f"{name}_mini")) if not finding.ok]
+    facts = read_header_facts(path)
     assert facts is not None
-    trained = method(name, "mini", 0)
+    trained = create_method(name, "mini", 0)
     asked = PretrainingRequest(name, "tiny_pool", Path(), half=True, only=ONLY.get(name))
     labels = facts["identity"].get("labels")  # of labels and audio, the pool being made only by the demo
     data: Any = SimpleNamespace(
         digest=facts["identity"]["data"], kinds=["family", "language", "speaker"], digest_of=lambda kinds: labels
     )
-    assert facts["identity"] == identity(asked, trained, recipe_of(trained.recipe, asked), data)
+    assert facts["identity"] == training_identity(asked, trained, adjusted_recipe(trained.recipe, asked), data)
 
 
 @pytest.mark.parametrize("name", [f"{name}_mini" for name in METHODS])

@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.upstreams.models import padded, relative, told
+from tests.upstreams.models import padded, refusal_message, relative_error
 from upstreams import create
 from upstreams.base import UpstreamError, fingerprint
-from upstreams.contract.check import check
-from upstreams.precision import at
+from upstreams.contract.check import check_contract
+from upstreams.precision import with_precision
 from upstreams.pretraining.methods import AudioBatch, Recipe
 from upstreams.seeds.ssast import MEAN, STD, MelImages, Ssast, SsastPretraining, SsastSize, Transformer, method
 from upstreams.torchaudio_guard import guard
@@ -103,7 +103,7 @@ def test_every_block_gives_what_the_authors_own_gives(variant: str, release: Any
     upstream = create(f"ssast@{release(variant)}")
     for seconds, frames in zip(SECONDS, encoded(upstream, *map(drawn_clip, SECONDS)), strict=True):
         assert frames.shape[1:] == (14, 192)
-        assert relative(thinned(frames), torch.from_numpy(stored[f"{variant} {seconds}"])) < 1e-4
+        assert relative_error(thinned(frames), torch.from_numpy(stored[f"{variant} {seconds}"])) < 1e-4
 
 
 @pytest.mark.parametrize("variant", PATCHES)
@@ -174,7 +174,7 @@ def test_frames_of_overlapping_patches_are_those_of_s3prls_model(
             states, final = model(((mel - MEAN) / (2 * STD))[None])
         rows = (128 - height) // strides[0] + 1
         wanted = torch.stack([each[0].unflatten(1, (rows, -1)).mean(1) for each in states], dim=1)
-        assert relative(frames[:, 1:-1], wanted) < 1e-4
+        assert relative_error(frames[:, 1:-1], wanted) < 1e-4
         torch.testing.assert_close(frames[:, -1].mean(0), final[0, 2:].mean(0), rtol=1e-4, atol=1e-4)
 
 
@@ -235,7 +235,7 @@ def test_in_a_batch_each_clip_has_positions_by_its_own_length() -> None:
     ],
 )
 def test_it_keeps_the_contract_of_an_upstream(reference: str) -> None:
-    assert [finding for finding in check(create(reference)) if not finding.ok] == []
+    assert [finding for finding in check_contract(create(reference)) if not finding.ok] == []
 
 
 def test_the_mean_of_the_last_layer_is_the_mean_of_all_patches_after_the_final_norm() -> None:
@@ -261,7 +261,7 @@ def test_reduced_precision_changes_features_little_and_the_front_end_not_at_all(
     upstream = create(f"ssast?size=tiny&variant={variant}@random")
     waveforms, lengths = padded([drawn_clip(0.9), drawn_clip(0.3)], 500)
     with torch.no_grad():
-        full, half = upstream(waveforms, lengths), at("bf16", upstream)(waveforms, lengths)
+        full, half = upstream(waveforms, lengths), with_precision("bf16", upstream)(waveforms, lengths)
         plain = upstream.images(waveforms, lengths, upstream.window)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(upstream.images(waveforms, lengths, upstream.window), plain)
@@ -358,8 +358,8 @@ def test_weights_that_do_not_all_arrive_are_refused_by_name(
 ) -> None:
     changed = {name: each for name, each in (state | change).items() if each is not None}
     reference = saved(changed, tmp_path)
-    assert words in told(reference)
-    assert words in told(f"{reference}@random")
+    assert words in refusal_message(reference)
+    assert words in refusal_message(f"{reference}@random")
 
 
 @pytest.mark.parametrize(
@@ -380,16 +380,16 @@ def test_weights_that_do_not_all_arrive_are_refused_by_name(
     ],
 )
 def test_references_that_ask_for_what_there_is_not_are_refused(reference: str, words: str) -> None:
-    assert words in told(reference)
+    assert words in refusal_message(reference)
 
 
 def test_a_file_without_blocks_is_refused(state: Any, tmp_path: Path) -> None:
     blockless = {name: each for name, each in state.items() if ".blocks." not in name}
-    assert "has 0 blocks" in told(saved(blockless, tmp_path))
+    assert "has 0 blocks" in refusal_message(saved(blockless, tmp_path))
 
 
 def test_a_size_beside_a_checkpoint_is_refused_as_the_file_has_its_own(state: Any, tmp_path: Path) -> None:
-    assert "are those of the file" in told(f"{saved(state, tmp_path)}?size=tiny")
+    assert "are those of the file" in refusal_message(f"{saved(state, tmp_path)}?size=tiny")
 
 
 def test_normalisation_and_strides_are_part_of_the_fingerprint(state: Any, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from upstreams.seeds.transformer import TransformerBlock, every, plain_start
+from upstreams.seeds.transformer import TransformerBlock, block_outputs, plain_start
 
 DIM = 128
 
@@ -61,7 +61,7 @@ def test_tokens_that_are_not_valid_change_no_others() -> None:
 def test_every_gives_what_each_block_gives() -> None:
     blocks = nn.ModuleList([random_block(), TransformerBlock(DIM), TransformerBlock(DIM, bias=False)]).eval()
     tokens, valid = batch()
-    first, second, third = every(blocks, tokens, valid)
+    first, second, third = block_outputs(blocks, tokens, valid)
     assert torch.equal(first, blocks[0](tokens, valid))
     assert torch.equal(third, blocks[2](second, valid))
 
@@ -80,7 +80,7 @@ def test_in_training_a_clip_skips_a_branch_or_has_it_made_up_for() -> None:
     first = block.attn(block.norm1(tokens), None)[0]
     block.train()
     torch.manual_seed(2)
-    kept = block.kept(first.expand(2000, -1, -1))
+    kept = block.drop_path(first.expand(2000, -1, -1))
     skipped = (kept == 0).flatten(1).all(1)
     assert 0.2 < float(skipped.float().mean()) < 0.3
     torch.testing.assert_close(kept[~skipped][0], first / 0.75)

@@ -1,4 +1,4 @@
-"""The HTML page in a real browser: sorted, narrow, printed, dark, without scripts, and with hostile names."""
+"""Tests of the HTML page in a browser: sorting, narrow screens, print, dark mode, no scripts, and hostile names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rows = list[dict[str, str]]
 
 
 def texts(reference: str, hypothesis: str, edits: tuple[int, int, int, int], name: str = "t") -> dict[str, str]:
-    """edits: words substituted, deleted, inserted, right."""
+    """Return a row of outcomes; edits: numbers of words substituted, deleted, inserted and right."""
     kinds = ("substitutions", "deletions", "insertions", "hits")
     counts = {f"word_{kind}": str(count) for kind, count in zip(kinds, edits, strict=True)}
     return {"id": name, "reference": reference, "hypothesis": hypothesis} | counts
@@ -37,8 +37,8 @@ def texts(reference: str, hypothesis: str, edits: tuple[int, int, int, int], nam
 
 def labels(pairs: list[tuple[str, str]]) -> Rows:
     return [
-        {"id": f"c{place}", "reference": truth, "prediction": said, "correct": str(truth == said)}
-        for place, (truth, said) in enumerate(pairs)
+        {"id": f"c{place}", "reference": reference, "prediction": prediction, "correct": str(reference == prediction)}
+        for place, (reference, prediction) in enumerate(pairs)
     ]
 
 
@@ -73,7 +73,7 @@ RATES: dict[str, list[float | None]] = {
 
 
 def made() -> list[Record]:
-    found = []
+    records = []
     for task, scores in SCORES.items():
         metric, higher = METRICS[task]
         for place, (name, score) in enumerate(scores.items()):
@@ -81,30 +81,30 @@ def made() -> list[Record]:
                 merit = 50.0 + (10 if higher else -10) * (lr == 1e-3)
                 valid = None if score is None or (lr == 1e-4 and name == "gamma") else merit
                 cost = {"macs_per_second": [0.0, 1e6, 5e7, 2e9, 2e9][place]}
-                found += [
+                records += [
                     record(name, task, lr, seed, valid, score, metric, higher, cost=cost, commit="abc1234+",
                            machine={"cpu": "a processor"}, trials={"test": 6} if task == "pairs" else {})
                     for seed in (0, 1)
                 ]  # fmt: skip
     for layer, score in enumerate([20.0, 45.0, 30.0]):
-        found.append(record("alpha", "words", 1e-3, 0, 60.0, score, layer=layer, id=f"layer-{layer}"))
-    return found
+        records.append(record("alpha", "words", 1e-3, 0, 60.0, score, layer=layer, id=f"layer-{layer}"))
+    return records
 
 
 def board(records: list[Record]) -> Board:
-    """Intervals made up: a tenth of each score to either side; beta is best on words."""
-    found = bare(records)
-    table = found.table
+    """Return a board with invented intervals of ± 10 % of each score, where beta is best on words."""
+    board = bare(records)
+    table = board.table
     for key, cell in table.items():
         placed = cell._replace(low=cell.value * 0.9, high=cell.value * 1.1, unit="speakers", clusters=7, rank=1)
         table[key] = placed._replace(best=key == ("beta", "words"))
-    return found._replace(borda={name: 2.5 - place for place, name in enumerate(NAMES)}, shared=["words", "pairs"])
+    return board._replace(borda={name: 2.5 - place for place, name in enumerate(NAMES)}, shared=["words", "pairs"])
 
 
-def outcomes(each: Record) -> Rows:
-    if each.upstream["name"] == "gamma":
+def outcomes(job: Record) -> Rows:
+    if job.upstream["name"] == "gamma":
         raise FileNotFoundError("gone")
-    return OUTCOMES[each.task["name"]]
+    return OUTCOMES[job.task["name"]]
 
 
 def document(**changes: Any) -> str:
@@ -122,13 +122,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not found:
+    browser_path = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not browser_path:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on PATH, and BROWSER_PATH is not set")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=FLAGS.split())
+        running = playwright.chromium.launch(executable_path=browser_path, args=FLAGS.split())
         yield running
         running.close()
 
@@ -138,13 +138,13 @@ Open = Callable[..., Any]
 
 @pytest.fixture
 def opened(browser: Any, address: str) -> Iterator[Open]:
-    """Open the page with options of a browser's context; it may neither complain nor ask for anything else."""
-    contexts, complaints, asked = [], [], []
+    """Open the page with the options of a browser context; the page must log no errors and request nothing else."""
+    contexts, complaints, requests = [], [], []
 
     def goto(width: int = 1400, height: int = 900, **options: Any) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
-        context.on("request", lambda request: asked.append(request.url))
+        context.on("request", lambda request: requests.append(request.url))
         context.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
         shown = context.new_page()
         shown.on("console", lambda message: complaints.append(message.text))
@@ -156,8 +156,8 @@ def opened(browser: Any, address: str) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert not complaints
-    assert {url.split("#")[0] for url in asked} == {address}
-    assert len(asked) == len(contexts)
+    assert {url.split("#")[0] for url in requests} == {address}
+    assert len(requests) == len(contexts)
 
 
 def order(shown: Any) -> list[str]:
@@ -177,15 +177,15 @@ def open_all(shown: Any) -> None:
 
 
 def test_the_same_records_give_the_same_bytes_and_ask_for_outcomes_once() -> None:
-    asked: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
 
-    def counted(each: Record) -> Rows:
-        asked[each.id] += 1
-        return outcomes(each)
+    def counted(job: Record) -> Rows:
+        calls[job.id] += 1
+        return outcomes(job)
 
     assert document(outcomes=counted) == document(outcomes=counted)
-    assert set(asked.values()) == {2}
-    assert not {each.id for each in made() if each.layer is not None or each.lr == 1e-2} & set(asked)
+    assert set(calls.values()) == {2}
+    assert not {job.id for job in made() if job.layer is not None or job.lr == 1e-2} & set(calls)
 
 
 def test_a_click_sorts_a_column_from_its_better_end_and_another_one_from_the_other(opened: Open) -> None:
@@ -199,7 +199,7 @@ def test_a_click_sorts_a_column_from_its_better_end_and_another_one_from_the_oth
     assert directions(shown) == [None, "ascending", None, None, None, None]
 
 
-def test_the_keyboard_sorts_too_and_what_is_missing_or_diverged_comes_last_either_way(opened: Open) -> None:
+def test_the_keyboard_sorts_too_and_missing_or_diverged_scores_come_last_either_way(opened: Open) -> None:
     shown = opened()
     head(shown, "texts").focus()
     shown.keyboard.press("Enter")
@@ -213,7 +213,7 @@ def test_the_keyboard_sorts_too_and_what_is_missing_or_diverged_comes_last_eithe
     assert directions(shown) == ["ascending", None, None, None, None, None]
 
 
-def test_cells_show_score_interval_rank_and_marks_and_what_is_missing_stays_missing(opened: Open) -> None:
+def test_cells_show_score_interval_rank_and_marks_and_missing_ones_stay_missing(opened: Open) -> None:
     shown = opened()
     cells = shown.eval_on_selector_all(".board tbody tr", "rows => rows.map(r => [...r.cells].map(c => c.innerText))")
     by_name = {row[0]: [" ".join(cell.split()) for cell in row[1:]] for row in cells}
@@ -343,11 +343,11 @@ CONTRAST = """() => {
 def test_text_and_graphics_have_accessible_contrast(opened: Open, scheme: str) -> None:
     shown = opened(color_scheme=scheme)
     open_all(shown)
-    found = shown.evaluate(CONTRAST)
-    assert len(found["texts"]) > 300
-    assert not [each for each in found["texts"] if each[0] < 4.5]
-    assert {kind for _, kind in found["shapes"]} >= {"bar", "line", "axis", "ring", "dot", "whisker", "level"}
-    assert not [each for each in found["shapes"] if each[0] < 3]
+    contrasts = shown.evaluate(CONTRAST)
+    assert len(contrasts["texts"]) > 300
+    assert not [each for each in contrasts["texts"] if each[0] < 4.5]
+    assert {kind for _, kind in contrasts["shapes"]} >= {"bar", "line", "axis", "ring", "dot", "whisker", "level"}
+    assert not [each for each in contrasts["shapes"] if each[0] < 3]
     dark = shown.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
 
@@ -359,13 +359,13 @@ def test_every_link_leads_somewhere_and_every_score_to_its_provenance(opened: Op
     targets = shown.eval_on_selector_all("[href]", "all => all.map(each => each.getAttribute('href'))")
     assert all(target.startswith("#") for target in targets)
     assert {target[1:] for target in targets} <= set(ids)
-    scores = sum(len(some) for some in SCORES.values())
+    scores = sum(len(by_task) for by_task in SCORES.values())
     assert shown.locator(".board tbody td a").count() == scores
     shown.locator(".board tbody tr", has_text="alpha").locator("a").first.click()
     facts = shown.locator("dl:target")
     facts.wait_for(state="visible")
-    told = facts.inner_text()
-    assert all(each in told for each in ("0.001", "abc1234+", "c" * 64, "s" * 64, "f" * 64, "a processor", "torch 2"))
+    text = facts.inner_text()
+    assert all(value in text for value in ("0.001", "abc1234+", "c" * 64, "s" * 64, "f" * 64, "a processor", "torch 2"))
     jobs = facts.locator("xpath=following-sibling::*").inner_text()
     assert "words-alpha-0.001-0" in jobs
     assert "words-alpha-0.001-1" in jobs
@@ -434,7 +434,7 @@ def test_layer_weights_stand_beside_scores_of_single_layers(opened: Open) -> Non
     assert [height / sum(heights) for height in heights] == pytest.approx([0.2, 0.3, 0.5], abs=0.01)
     ys = pair.locator("circle.mark").evaluate_all("all => all.map(each => each.cy.baseVal.value)")
     assert (ys[0] - ys[2]) / (ys[0] - ys[1]) == pytest.approx((30 - 20) / (45 - 20), abs=0.03)
-    assert "do not tell by themselves" in section.inner_text()
+    assert "alone do not show where information lies" in section.inner_text()
 
 
 def test_confusions_are_percent_of_each_true_class_and_many_classes_are_listed(opened: Open) -> None:
@@ -454,7 +454,7 @@ def test_confusions_are_percent_of_each_true_class_and_many_classes_are_listed(o
     assert listed == [["s1", "s2", "6 of 8", "75 %"], ["s4", "s5", "2 of 4", "50 %"]]  # of two seeds
 
 
-def test_misheard_words_are_counted_and_aligned_and_lost_outcomes_are_owned_up_to(opened: Open) -> None:
+def test_misheard_words_are_counted_and_aligned_and_lost_outcomes_are_reported(opened: Open) -> None:
     shown = opened()
     open_all(shown)
     section = shown.locator("section", has=shown.locator("h2", has_text="texts"))
@@ -467,7 +467,7 @@ def test_misheard_words_are_counted_and_aligned_and_lost_outcomes_are_owned_up_t
     ]  # fmt: skip
     assert box.locator(".utterance small").all_inner_texts() == ["third: 3 errors in 3", "first: 2 errors in 3"]
     lost = section.locator("details details", has=shown.locator("summary", has_text="gamma")).first
-    assert "The outcomes of 2 jobs are not there any more." in lost.inner_text()
+    assert "The outcomes of 2 jobs are missing." in lost.inner_text()
 
 
 def test_misses_fall_from_the_top_left_as_false_alarms_rise(opened: Open) -> None:
@@ -482,10 +482,10 @@ def test_misses_fall_from_the_top_left_as_false_alarms_rise(opened: Open) -> Non
     equal = [(x - 36) / (144 - 36) for x, _ in points]
     assert equal[0] == 0
     assert equal[-1] == 1
-    assert "Nothing was swept" in section.inner_text()
+    assert "No learning rates were tried" in section.inner_text()
 
 
-def test_it_is_readable_without_scripts(opened: Open) -> None:
+def test_the_page_is_readable_without_scripts(opened: Open) -> None:
     shown = opened(java_script_enabled=False)
     assert shown.locator(".board button").count() == 0
     assert "60.0★" in shown.locator(".board tbody").inner_text()
@@ -511,7 +511,7 @@ def test_print_is_light_and_cuts_no_table(opened: Open) -> None:
     assert shown.pdf(prefer_css_page_size=True).startswith(b"%PDF")
 
 
-def test_it_asks_for_nothing_from_outside() -> None:
+def test_the_page_requests_nothing_from_outside() -> None:
     html = unescape(document())
     policy = html.index("Content-Security-Policy")
     assert "default-src 'none'" in html[policy : policy + 120]
