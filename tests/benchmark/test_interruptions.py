@@ -120,7 +120,7 @@ def kill_after(run: Run, more: int, pause: float) -> tuple[bool, set[int]]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(("workers", "kills"), [(1, 4), (2, 3)])
+@pytest.mark.parametrize(("workers", "kills"), [pytest.param(1, 4, marks=pytest.mark.slow), (2, 3)])
 def test_killed_runs_end_in_the_same_table_and_leave_no_process(
     workers: int, kills: int, tones: Path, tmp_path: Path, undisturbed: str
 ) -> None:

@@ -77,6 +77,20 @@ def test_values_are_those_of_the_formula(two_tasks: Marks) -> None:
     assert contrast_interval(contrast, relative_reduction).value == pytest.approx(100 * np.mean((b - a) / b))
 
 
+def test_scores_of_a_checkpoint_are_averaged_over_its_probe_seeds(two_tasks: Marks) -> None:
+    """Six runs of two checkpoints each, as two pre-training seeds with three probe seeds."""
+    marks, owners = two_tasks[0]
+    single = outcomes_of(marks, owners)
+    runs = [("a-0", 0), ("a-0", 1), ("a-1", 0), ("b-0", 0), ("b-0", 1), ("b-1", 0)]
+    contrast = make_contrast([single._replace(runs=runs)], ["a-0", "a-1"], ["b-0", "b-1"])
+    rates = 100 * marks.mean(-1)
+    by_checkpoint = [(side[0] + side[1]) / 4 + side[2] / 2 for side in rates]
+    interval = contrast_interval(contrast, point_gain)
+    assert interval.value == pytest.approx(by_checkpoint[0] - by_checkpoint[1])
+    pairs_of = [(side[0] + side[1]) / 2 - side[2] for side in rates]
+    assert interval.seeds <= abs(pairs_of[0] - pairs_of[1]) / 2 + 1e-9
+
+
 def test_the_papers_relative_figures_are_those_that_they_report() -> None:
     # Table 2 of Gong et al. (2022), patches: 400 masked, and from scratch; the abstract cuts it to 60.9 %.
     first = np.array([31.0, 88.8, 98.0, 96.0, 64.3, 59.6])
