@@ -76,6 +76,8 @@ results: $(INSTALLED)
 	$(BENCH) run masr_mini pms_mini --task tiny_keyword --task tiny_verification --per-layer \
 	  --home demo/home --results results --workers $(CORES)
 	$(BENCH) run hf:examples/hubert_tiny@random ssast_mini --precision bf16 --home demo/home --results results/bf16 --workers $(CORES)
+	$(BENCH) pack --results results
+	$(BENCH) pack --results results/bf16
 
 # `bench extract` and a sweep of 5 learning rates x 3 seeds, against the bare forward pass over the same clips.
 speed: $(INSTALLED)

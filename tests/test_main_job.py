@@ -20,7 +20,7 @@ CHANCE = {
 }
 
 
-@pytest.mark.slow  # minutes: it renders the whole corpus; the same stages run on a small one in tests/benchmark/test_run.py
+@pytest.mark.slow  # it renders the whole corpus; tests/benchmark/test_run.py runs the same stages on a small one
 def test_the_main_job_scores_fbank_above_chance_and_below_saturation(tmp_path: Path) -> None:
     # One test, so that parallel test processes do not each run the whole job.
     command = [sys.executable, "-c", "from benchmark.cli.app import main; main()", "run", "fbank", "--workers", "2"]
