@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -41,12 +40,6 @@ def read_board(folder: Path, records: list[Record]) -> tuple[Board, Outcomes]:
     result = board(records, outcomes)
     for problem in result.problems:
         warn(problem)
-    lost = sum(math.isnan(cell.low) and not math.isnan(cell.value) for cell in result.table.values())
-    if lost:
-        warn(
-            f"cells without an interval: {lost}; their outcomes in {folder} are missing or damaged,"
-            " a seed lacks a fold, or their clips all depend on each other"
-        )
     return result, outcomes
 
 

@@ -34,9 +34,9 @@ def score_with_interval(score: Interval, metric: str) -> str:
 
 
 def difference_text(task: TaskComparison) -> str:
-    """Return the signed difference with its interval, such as "+5.0 [+2.0, +8.0]"."""
+    """Return the signed difference with its interval, such as "+5.0 [+2.0, +8.0]"; "–" where it has none."""
     value, low, high = (f"{part:+.{decimals_of(task.metric)}f}" for part in task.difference[:3])
-    return f"{value} [{low}, {high}]"
+    return f"{value} –" if math.isnan(task.difference.low) else f"{value} [{low}, {high}]"
 
 
 def p_text(p: float) -> str:
@@ -85,7 +85,8 @@ def _possible(task: TaskComparison) -> str:
     if task.difference.low == task.difference.high == 0:
         return "nothing differs"
     if math.isnan(task.difference.low):
-        return "the test data are too few"
+        one = f"all test clips are of one {task.unit.removesuffix('s')}"
+        return one if task.clusters == 1 else "the test data are too few"
     low, high = (f"{end:+.{decimals_of(task.metric)}f}" for end in task.difference[1:3])
     return f"anything from {low} to {high}{_points(task)} remains possible"
 

@@ -54,7 +54,8 @@ class Board(NamedTuple):
     borda: Borda points of each upstream over the shared tasks: one for each other upstream that it is significantly
     better than, and half a point for each tie. shared: the tasks on which every upstream has a rank; there are no
     points without such tasks. jobs: 95 % interval of each record that a cell averages, by record id. layers: tables of
-    heads trained on a single layer, by layer. problems: a sentence for each test set whose outcomes are inconsistent.
+    heads trained on a single layer, by layer. problems: sentences on why cells have no
+    interval.
     """
 
     table: Table

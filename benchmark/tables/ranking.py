@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -24,7 +25,8 @@ def board(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> 
     jobs: dict[str, tuple[float, float]] = {}
     problems: list[str] = []
     for task, task_records in group_by_task(leaderboard_records(records, table)).items():
-        groups = _comparable_groups(task_records, outcomes)
+        groups, incomplete = _comparable_groups(task_records, outcomes)
+        problems += [_no_interval(task, names, reason) for reason, names in incomplete.items()]
         largest = max(groups, key=lambda group: len({record.upstream["name"] for record in group}), default=None)
         for group in groups:
             try:
@@ -32,6 +34,8 @@ def board(records: Sequence[Record], outcomes: Outcomes, draws: int = DRAWS) -> 
             except UserError as error:
                 problems.append(str(error))
                 continue
+            if reason := _why_no_interval(scored):
+                problems.append(_no_interval(task, scored.upstreams, reason))
             ranked = {name: _worse_upstreams(scored, name) for name in scored.upstreams} if group is largest else {}
             for name in scored.upstreams:
                 table[name, task] = _with_interval(table[name, task], scored, name, ranked)
@@ -79,27 +83,50 @@ def group_by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
     return dict(sorted(by_task.items()))
 
 
-def _comparable_groups(records: Iterable[Record], outcomes: Outcomes) -> list[list[Record]]:
+def _comparable_groups(
+    records: Iterable[Record], outcomes: Outcomes
+) -> tuple[list[list[Record]], dict[str, list[str]]]:
     """Group the records of one task by `comparison_key`.
 
-    Upstreams that lack a combination of fold and seed, a test score or outcomes are left out.
+    Also returns, by reason, the upstreams that are left out: those that lack a combination of fold and seed, or
+    outcomes. Upstreams without a test score are left out without a reason, because their cell shows it.
     """
     by_upstream: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_upstream[record.upstream["name"]].append(record)
     groups: dict[str, list[Record]] = defaultdict(list)
-    for runs in by_upstream.values():
-        complete = len(runs) == len({record.fold for record in runs}) * len({record.seed for record in runs})
-        if complete and all(_has_outcomes(record, outcomes) for record in runs):
+    incomplete: dict[str, list[str]] = defaultdict(list)
+    for name, runs in by_upstream.items():
+        if any(record.test.get(record.metric) is None for record in runs):
+            continue
+        if len(runs) != len({record.fold for record in runs}) * len({record.seed for record in runs}):
+            incomplete["a seed lacks a fold; finish it by the same bench run"].append(name)
+        elif not all(_has_outcomes(record, outcomes) for record in runs):
+            incomplete["outcomes are missing or damaged; delete their records and run it again"].append(name)
+        else:
             groups[comparison_key(runs)] += runs
-    return list(groups.values())
+    return list(groups.values()), incomplete
 
 
 def _has_outcomes(record: Record, outcomes: Outcomes) -> bool:
     try:
-        return record.test.get(record.metric) is not None and len(outcomes(record)) > 0
+        return len(outcomes(record)) > 0
     except OSError:
         return False
+
+
+def _why_no_interval(scored: ScoredTask) -> str:
+    """Return why no score of these upstreams has an interval, or ""."""
+    if not math.isnan(scored.distribution.covariance[0, 0]):
+        return ""
+    count, unit = scored.distribution.clusters, scored.outcomes.unit
+    if count == 1:
+        return f"all test clips are of one {unit.replace('values of', 'value of').removesuffix('s')}"
+    return f"the test clips of {count} {unit} are too few, or nearly all of one"
+
+
+def _no_interval(task: str, names: Sequence[str], reason: str) -> str:
+    return f"{', '.join(names)} on {task}: no interval, because {reason}"
 
 
 def comparison_key(records: Sequence[Record]) -> str:

@@ -321,4 +321,4 @@ def test_outcomes_that_are_missing_or_damaged_are_named_and_reports_go_on_withou
     assert "are missing or damaged" in answer.complaint
     report = bench("report", "--results", folder)
     assert report.code == 0
-    assert "cells without an interval: 1" in report.complaint
+    assert "mfcc on same: no interval, because outcomes are missing or damaged; delete" in report.complaint

@@ -111,6 +111,22 @@ def test_lost_outcomes_leave_a_score_without_interval_or_rank_and_the_others_as_
     assert lost.value == pytest.approx(90, abs=6)
     assert kept.rank == 1
     assert math.isfinite(kept.low)
+    assert found.problems == (
+        "one on words: no interval, because outcomes are missing or damaged; delete their records and run it again",
+    )
+
+
+def test_a_cell_without_an_interval_is_told_with_its_reason() -> None:
+    world = World({"one": 0.9, "other": 0.6})
+    for id, several in world.rows.items():
+        world.rows[id] = [{**row, "cluster": "speaker 1"} for row in several]
+    world.records = [each.model_copy(update={"clustered_by": "speaker"}) for each in world.records]
+    found = world.board()
+    assert found.problems == ("one, other on words: no interval, because all test clips are of one speaker",)
+    assert all(math.isnan(cell.low) and cell.clusters == 1 for cell in found.table.values())
+    folds = [record("one", fold=fold, seed=seed) for fold, seed in (("a", 0), ("a", 1), ("b", 0))]
+    (problem,) = board(folds, lambda each: rows([True] * 40)).problems
+    assert problem == "one on words: no interval, because a seed lacks a fold; finish it by the same bench run"
 
 
 def test_outcomes_that_contradict_a_record_leave_their_task_without_intervals_and_others_as_they_are() -> None:
