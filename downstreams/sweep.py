@@ -148,6 +148,7 @@ class Stacked:
         self._update(torch.autograd.grad(losses.sum(), self.stacks, materialize_grads=True))
         return values
 
+    @torch.no_grad()  # before torch 2.8, a gradient that autograd fills with zeros requires a gradient itself
     def _update(self, gradients: Sequence[Tensor]) -> None:
         scale = torch.ones(len(self.active), device=gradients[0].device)
         if self.options.clip is not None:

@@ -112,7 +112,7 @@ def test_the_card_tells_all_that_made_the_weights(place: Place) -> None:
     assert facts["run"]["processes"] == 1
     assert facts["run"]["parts of a step"] == 2
     assert 0 <= facts["run"]["share of it waiting for data"] <= 1
-    assert facts["run"]["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(facts["run"]["versions"]["torch"])
     curve = facts["curve"]
     assert [point["step"] for point in curve] == list(range(2, 201, 2))
     assert max(point["lr"] for point in curve) <= 0.005

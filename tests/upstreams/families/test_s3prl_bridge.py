@@ -319,7 +319,8 @@ hub = s3prl_bridge.import_hub()
 assert hub is s3prl_bridge.import_hub() and sys.path == paths
 after = {name: id(value) for name, value in vars(torchaudio).items()}
 assert all(after[name] == before[name] for name in before)
-assert not hasattr(torchaudio, "set_audio_backend") and "torchaudio.sox_effects" not in sys.modules
+if torchaudio.__version__ >= "2.9":  # which took these away
+    assert not hasattr(torchaudio, "set_audio_backend") and "torchaudio.sox_effects" not in sys.modules
 from upstreams.families import s3prl_entries
 if not s3prl_entries.missing_package("ssast"):
     s3prl_entries.import_timm()
