@@ -21,6 +21,7 @@ from benchmark.comparison.pairs import Pair, TaskComparison, compare_upstreams
 from benchmark.engines.local import in_process
 from benchmark.errors import UserError
 from benchmark.records import Record, Results
+from benchmark.reproduction.rerun import find_recorded_job
 from benchmark.run import run
 from benchmark.tasks import Task
 from tests.benchmark.made import record
@@ -271,6 +272,26 @@ def test_comparing_an_upstream_with_itself_finds_no_difference(two: Path, bench:
     assert answer.out.count("+0.0 [+0.0, +0.0]") == 5
     assert answer.out.count("nothing differs") == 5
     assert "0 / 0 of" in answer.out
+
+
+def test_packed_results_compare_report_and_rerun_as_before(two: Path, bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(two, folder)
+    commands = [["compare", "fbank", "mfcc", "--results", folder], ["report", "--results", folder]]
+    before = [bench(*command) for command in commands]
+    board = (folder / "leaderboard.csv").read_bytes()
+    packed = bench("pack", "--results", folder)
+    assert packed.code == 0
+    assert f"{len(Results(two).read_all()[0])} records are packed in {folder}" in packed.out
+    assert not (folder / "runs").exists()
+    assert [bench(*command) for command in commands] == before
+    assert (folder / "leaderboard.csv").read_bytes() == board
+    (job, *_) = [one for one in Results(two).read_all()[0] if one.task["name"] == "letters"]
+    recorded = find_recorded_job(job.id, folder)
+    assert recorded == find_recorded_job(str(Results(two).path("letters", job.upstream["name"], job.id)), folder)
+    empty = bench("pack", "--results", tmp_path / "empty")
+    assert empty.code == 2
+    assert "no records in" in empty.complaint
 
 
 @pytest.mark.parametrize(
